@@ -1,0 +1,317 @@
+"""Configuration of a run: frozen dataclasses, checked when they are made. Imports neither torch nor numpy."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+from ffrl.errors import ArgumentError
+
+Transformation = Literal["scale", "rotation", "hue"]
+Likelihood = Literal["gaussian", "laplace", "bernoulli"]
+LogDet = Literal["trace", "exact"]
+Preset = Literal["tiny", "small", "paper"]
+
+
+def require(condition: bool, name: str, given: object, allowed: str) -> None:
+    """Raise ArgumentError naming the field unless the condition holds."""
+    if not condition:
+        raise ArgumentError(name, repr(given), allowed)
+
+
+def require_integer(name: str, given: object, lowest: int) -> None:
+    require(
+        isinstance(given, int) and not isinstance(given, bool) and given >= lowest,
+        name,
+        given,
+        f"an integer >= {lowest}",
+    )
+
+
+def require_number(name: str, given: object, lowest: float, *, above: bool = False) -> None:
+    ok = isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given)
+    ok = ok and (given > lowest if above else given >= lowest)  # type: ignore[operator]
+    require(ok, name, given, f"a finite number {'>' if above else '>='} {lowest}")
+
+
+@dataclasses.dataclass(frozen=True)
+class SequenceConfig:
+    """The image sequences: frame t shows the transformation at t/num_steps of its range, always of the original."""
+
+    transformations: tuple[Transformation, ...] = ("scale", "rotation", "hue")
+    """One potential is learned for each."""
+    num_steps: int = 8
+    """T, the number of transitions; a sequence has T+1 frames."""
+    max_scale: float = 1.8
+    """Magnification of the last frame."""
+    max_rotation: float = 80.0
+    """Degrees counter-clockwise at the last frame."""
+    max_hue: float = 160.0
+    """Degrees of hue at the last frame."""
+
+    def __post_init__(self) -> None:
+        allowed = ("scale", "rotation", "hue")
+        names = self.transformations
+        require(
+            len(names) > 0 and len(set(names)) == len(names) and set(names) <= set(allowed),
+            "sequence.transformations",
+            names,
+            f"a non-empty selection of {allowed} without repeats",
+        )
+        require_integer("sequence.num_steps", self.num_steps, 1)
+        require_number("sequence.max_scale", self.max_scale, 0.0, above=True)
+        require_number("sequence.max_rotation", self.max_rotation, -360.0)
+        require_number("sequence.max_hue", self.max_hue, 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of the networks."""
+
+    image_channels: int = 3
+    image_size: int = 28
+    latent_dim: int = 32
+    """D."""
+    conv_widths: tuple[int, ...] = (32, 64)
+    """Channels after each stride-2 convolution of the encoder; the decoder mirrors them."""
+    refine: bool = False
+    """Follow each stride-2 convolution by a 3x3 one (the 128-pixel networks of the paper)."""
+    encoder_widths: tuple[int, ...] = (256, 256)
+    """Dense layers between the last convolution and the two heads."""
+    decoder_widths: tuple[int, ...] = (256,)
+    """Dense layers between the latent code and the first transposed convolution (or the pixels, without convolutions)."""
+    decoder_convolutions: bool = True
+    """False makes the decoder dense throughout."""
+    initial_intensity: float = 0.05
+    """Intensity of every pixel before training, in (0, 1)."""
+    potential_widths: tuple[int, int] = (128, 128)
+    """(H1, H2) of the potential and force networks."""
+    output_activation: Literal["tanh", "identity"] = "identity"
+    """Output activation of the potentials."""
+    time_dim: int | None = None
+    """Width of the sinusoidal time embedding, even; default H1 rounded up to even."""
+
+    def __post_init__(self) -> None:
+        for name in ("image_channels", "image_size", "latent_dim"):
+            require_integer(f"model.{name}", getattr(self, name), 1)
+        for name in ("conv_widths", "encoder_widths", "decoder_widths", "potential_widths"):
+            widths = getattr(self, name)
+            require(len(widths) > 0, f"model.{name}", widths, "at least one width")
+            for i, width in enumerate(widths):
+                require_integer(f"model.{name}[{i}]", width, 1)
+        require(len(self.potential_widths) == 2, "model.potential_widths", self.potential_widths, "two widths (H1, H2)")
+        divisor = 2 ** len(self.conv_widths)
+        require(
+            self.image_size % divisor == 0,
+            "model.image_size",
+            self.image_size,
+            f"a multiple of {divisor} (each of the {len(self.conv_widths)} convolutions halves it)",
+        )
+        require_number("model.initial_intensity", self.initial_intensity, 0.0, above=True)
+        require(self.initial_intensity < 1, "model.initial_intensity", self.initial_intensity, "a number below 1")
+        require(
+            self.output_activation in ("tanh", "identity"),
+            "model.output_activation",
+            self.output_activation,
+            "'tanh' or 'identity'",
+        )
+        if self.time_dim is not None:
+            require_integer("model.time_dim", self.time_dim, 4)
+            require(self.time_dim % 2 == 0, "model.time_dim", self.time_dim, "an even integer >= 4")
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """loss = Σ_t rec_t + KL_0 + kl_weight Σ_{t>=1} KL_t + hj_weight HJ."""
+
+    likelihood: Likelihood = "gaussian"
+    """p(x|z): gaussian N(decode(z), noise_scale²), laplace of scale noise_scale, or bernoulli."""
+    noise_scale: float = 1.0
+    kl_weight: float = 1.0
+    hj_weight: float = 1.0
+    log_det: LogDet = "trace"
+    """Change of variables: log|1 + Δu| (FFRL eq. 10) or log|det(I + ∇²u)| (eq. 9)."""
+    log_det_floor: float = 1e-3
+    """|1 + Δu| is clamped from below to this before the logarithm; its gradient is zero below."""
+
+    def __post_init__(self) -> None:
+        allowed = ("gaussian", "laplace", "bernoulli")
+        require(self.likelihood in allowed, "loss.likelihood", self.likelihood, f"one of {allowed}")
+        require(self.log_det in ("trace", "exact"), "loss.log_det", self.log_det, "'trace' or 'exact'")
+        require_number("loss.noise_scale", self.noise_scale, 0.0, above=True)
+        require_number("loss.kl_weight", self.kl_weight, 0.0)
+        require_number("loss.hj_weight", self.hj_weight, 0.0)
+        require_number("loss.log_det_floor", self.log_det_floor, 0.0, above=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """Adam."""
+
+    learning_rate: float = 1e-3
+    schedule: Literal["constant", "cosine"] = "constant"
+    """cosine: linear warm-up, then half a cosine to zero at the last iteration."""
+    warmup: int = 0
+    """Iterations of linear warm-up."""
+
+    def __post_init__(self) -> None:
+        require_number("optimizer.learning_rate", self.learning_rate, 0.0, above=True)
+        require_integer("optimizer.warmup", self.warmup, 0)
+        require(
+            self.schedule in ("constant", "cosine"), "optimizer.schedule", self.schedule, "'constant' or 'cosine'"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Everything that determines a run, and where it goes."""
+
+    out: Path = Path("runs/default")
+    """Run folder; must not hold another run unless --resume is given."""
+    preset: Preset = "small"
+    """Sizes and budget the other defaults come from: tiny (tests), small (two CPU cores), paper."""
+    data: Literal["auto", "mnist", "digits"] = "auto"
+    """auto: MNIST where it is found or can be downloaded, otherwise scikit-learn's digits, with a warning."""
+    data_dir: Path | None = None
+    """Where to look for the data first; default the variable FFRL_DATA."""
+    backend: str = "auto"
+    """Backend of the potential op; see ffrl.ops.available_backends()."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    threads: int | None = None
+    """CPU threads; default torch's choice. Bitwise repeatability holds for an unchanged number."""
+    seed: int = 0
+    iterations: int = 20_000
+    batch_size: int = 64
+    mixed_batches: bool = True
+    """True: every batch holds all transformations; False: one transformation a batch, as in the paper."""
+    checkpoint_every: int = 1_000
+    keep_checkpoints: int = 2
+    log_every: int = 50
+    """Iterations between lines of metrics.jsonl; each line is the mean over the interval."""
+    tensorboard: bool = True
+    resume: bool = False
+    """Continue the run in --out from its last checkpoint."""
+    sequence: SequenceConfig = dataclasses.field(default_factory=SequenceConfig)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+
+    def __post_init__(self) -> None:
+        require(self.preset in PRESET_NAMES, "preset", self.preset, f"one of {PRESET_NAMES}")
+        require(self.data in DATA_NAMES, "data", self.data, f"one of {DATA_NAMES}")
+        require_integer("seed", self.seed, 0)
+        for name in ("iterations", "batch_size", "checkpoint_every", "keep_checkpoints", "log_every"):
+            require_integer(name, getattr(self, name), 1)
+        if self.threads is not None:
+            require_integer("threads", self.threads, 1)
+        names = self.sequence.transformations
+        require(
+            self.model.image_channels == 3 or "hue" not in names,
+            "model.image_channels",
+            self.model.image_channels,
+            "3, because the hue transformation needs colour",
+        )
+
+
+PRESET_NAMES = ("tiny", "small", "paper")
+DATA_NAMES = ("auto", "mnist", "digits")
+
+# Fields that may differ between a run and its continuation: none of them changes what is computed.
+RESUMABLE_FIELDS = frozenset(
+    {"out", "data_dir", "backend", "device", "threads", "checkpoint_every", "keep_checkpoints", "tensorboard", "resume"}
+)
+
+
+def preset_config(name: str) -> TrainConfig:
+    """The defaults of a preset, as in the table of docs/notation.md (paper) or chosen for two CPU cores (small)."""
+    require(name in PRESET_NAMES, "preset", name, f"one of {PRESET_NAMES}")
+    if name == "paper":
+        width = 324
+        return TrainConfig(
+            preset="paper",
+            iterations=90_000,
+            batch_size=128,
+            mixed_batches=False,
+            model=ModelConfig(
+                latent_dim=width,
+                conv_widths=(width, 2 * width),
+                encoder_widths=(3 * width, 2 * width, 2 * width),
+                decoder_widths=(width, 2 * width, 3 * width),
+                potential_widths=(width, width),
+                output_activation="tanh",
+            ),
+            optimizer=OptimizerConfig(learning_rate=1e-4),
+        )
+    if name == "tiny":
+        return TrainConfig(
+            preset="tiny",
+            iterations=100,
+            batch_size=12,
+            checkpoint_every=50,
+            log_every=10,
+            model=ModelConfig(
+                latent_dim=8,
+                conv_widths=(8, 16),
+                encoder_widths=(32, 32),
+                decoder_widths=(32,),
+                potential_widths=(16, 16),
+            ),
+        )
+    return TrainConfig()
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration as plain JSON values."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        return str(value) if isinstance(value, Path) else value
+
+    return plain(dataclasses.asdict(config))
+
+
+def from_dict(data: Mapping[str, Any]) -> TrainConfig:
+    """The inverse of ``to_dict``; unknown or missing fields raise ArgumentError."""
+    return _build(TrainConfig, data, "")
+
+
+def _build(kind: Any, data: Mapping[str, Any], prefix: str) -> Any:
+    require(isinstance(data, Mapping), prefix or "config", data, "a JSON object")
+    hints = get_type_hints(kind)
+    names = {field.name for field in dataclasses.fields(kind)}
+    for name in sorted(set(data) ^ names):
+        raise ArgumentError(f"{prefix}{name}", "unknown" if name in data else "missing", f"the fields of {kind.__name__}")
+    values: dict[str, Any] = {}
+    for name, value in data.items():
+        if dataclasses.is_dataclass(hints[name]):
+            value = _build(hints[name], value, f"{prefix}{name}.")
+        elif isinstance(value, list):
+            value = tuple(value)
+        elif name == "out" or (name == "data_dir" and value is not None):
+            value = Path(value)
+        values[name] = value
+    return kind(**values)
+
+
+def differences(saved: TrainConfig, wanted: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    """Dotted name -> (saved, wanted) of every field that differs and is not in RESUMABLE_FIELDS."""
+    found: dict[str, tuple[Any, Any]] = {}
+
+    def walk(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str) -> None:
+        for name, value in one.items():
+            if isinstance(value, dict):
+                walk(value, other[name], f"{prefix}{name}.")
+            elif value != other[name] and f"{prefix}{name}" not in RESUMABLE_FIELDS:
+                found[f"{prefix}{name}"] = (value, other[name])
+
+    walk(to_dict(saved), to_dict(wanted), "")
+    if saved.optimizer.schedule == "constant":
+        found.pop("iterations", None)  # a longer run starts with the shorter one
+    return found

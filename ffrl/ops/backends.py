@@ -1,0 +1,61 @@
+"""Which backends of the potential op can be used here, and why not."""
+
+from __future__ import annotations
+
+import functools
+import logging
+
+import torch
+
+from ffrl.errors import ArgumentError, BackendError
+
+logger = logging.getLogger(__name__)
+
+# Fastest first: the order in which "auto" tries them.
+PREFERENCE = ("cuda", "triton", "cpp", "analytic", "oracle")
+
+NOT_IN_THIS_VERSION = "not part of this version of ffrl"
+
+
+def available_backends() -> dict[str, str | None]:
+    """Name of each backend -> None where it can be used here, else the reason why not.
+
+    >>> available_backends()["oracle"] is None
+    True
+    """
+    return {
+        "oracle": None,
+        "analytic": None,
+        "cpp": NOT_IN_THIS_VERSION,
+        "triton": NOT_IN_THIS_VERSION,
+        "cuda": NOT_IN_THIS_VERSION,
+    }
+
+
+def check_backend(name: str) -> None:
+    """Raise unless ``name`` is "auto" or a backend that can be used here."""
+    reasons = available_backends()
+    if name != "auto" and name not in reasons:
+        raise ArgumentError("backend", repr(name), f"one of 'auto', {', '.join(map(repr, reasons))}")
+    if name != "auto" and reasons[name] is not None:
+        usable = [other for other, reason in reasons.items() if reason is None]
+        raise BackendError(f"backend {name!r} cannot be used here: {reasons[name]}; usable: {', '.join(usable)}")
+
+
+def resolve_backend(name: str, device: torch.device | None, *, fused: bool) -> str:
+    """The backend to run; ``fused`` says whether the potential is an MLP the closed form knows."""
+    check_backend(name)
+    if name == "auto":
+        if not fused:
+            return log_choice("oracle", str(device))
+        reasons = available_backends()
+        return log_choice(next(other for other in PREFERENCE if reasons[other] is None), str(device))
+    if name != "oracle" and not fused:
+        raise BackendError(f"backend {name!r} needs a PotentialMLP; other fields go through backend='oracle'")
+    return name
+
+
+@functools.cache
+def log_choice(name: str, device: str) -> str:
+    logger.info("potential op: backend %r chosen on %s", name, device)
+    return name

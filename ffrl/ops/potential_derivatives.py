@@ -1,0 +1,171 @@
+"""The public op: a potential's value, gradient, time derivatives and Laplacian in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, Protocol, cast, get_args, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from ffrl.errors import ArgumentError
+from ffrl.ops.analytic import potential_derivatives_analytic
+from ffrl.ops.backends import resolve_backend
+from ffrl.ops.oracle import Field, potential_derivatives_oracle
+from ffrl.records import PotentialDerivatives, PotentialWeights, TimeFeatures
+
+Laplacian = Literal["exact"] | None
+
+
+@runtime_checkable
+class MLPField(Protocol):
+    """What the closed-form backends need of a potential; ``ffrl.models.PotentialMLP`` has it."""
+
+    latent_dim: int
+    num_potentials: int
+    output_activation: str
+
+    def weights(self, k: int) -> PotentialWeights: ...
+
+    def time_features(self, time: Tensor, k: int, *, order: int) -> TimeFeatures: ...
+
+
+def potential_derivatives(
+    pot: MLPField | Field,
+    z: Tensor,
+    t: float | Tensor,
+    k: int | Tensor,
+    d2u_dt2: bool = False,
+    laplacian: Laplacian = "exact",
+    backend: str = "auto",
+) -> PotentialDerivatives:
+    r"""Evaluate u, ∇u, ∂u/∂t and optionally ∂²u/∂t² and Δu = tr ∇²u for N rows.
+
+    Equations (1) to (11) of docs/derivation.md; they are needed by the flow z_t = z_{t-1} + ∇u(z_{t-1}, t), by its
+    log-determinant (FFRL eq. 10) and by the Hamilton-Jacobi residual (FFRL eq. 6).
+
+    Args:
+        pot: a ``PotentialMLP``; or, with the oracle backend, any callable field ``pot(z, time, k) -> (N,)``.
+        z: (N, D), float32 or float64, any strides; N may be 0.
+        t: float, 0-d or (N,). A float or 0-d time is shared by all rows. Integer tensors are refused.
+        k: index of the potential, int or (N,) int64 on the device of z.
+        d2u_dt2: also compute ∂²u/∂t².
+        laplacian: "exact", or None to leave it out (it is the only part that is cubic in the width).
+        backend: "auto" | "oracle" | "analytic" | ...; see ``available_backends``. "auto" takes the fastest one
+            usable here and logs its choice once. A backend that is named and not usable raises BackendError.
+
+    Returns:
+        PotentialDerivatives(u (N,), du_dz (N, D), du_dt (N,), d2u_dt2 (N,) or None, lap_u (N,) or None) in the dtype
+        of z. First-order gradients flow to z, t and every parameter; except in the oracle, a second derivative
+        through the result, and forward mode, raise DerivativeOrderError.
+
+    Raises:
+        ArgumentError: wrong rank, dtype, device or range; the message names the argument.
+        BackendError: the named backend cannot be used here.
+
+    >>> import torch
+    >>> from ffrl.models import PotentialMLP
+    >>> pot = PotentialMLP(latent_dim=4, hidden_dims=8)
+    >>> out = potential_derivatives(pot, torch.zeros(5, 4), t=1.0, k=0)
+    >>> out.du_dz.shape, out.lap_u.shape, out.d2u_dt2
+    (torch.Size([5, 4]), torch.Size([5]), None)
+    """
+    fused = isinstance(pot, MLPField)
+    name = resolve_backend(backend, z.device if isinstance(z, Tensor) else None, fused=fused)
+    check_rows(pot if fused else None, z, t, k)
+    if laplacian not in get_args(get_args(Laplacian)[0]) and laplacian is not None:
+        raise ArgumentError("laplacian", repr(laplacian), "'exact' or None")
+    time = torch.as_tensor(t, dtype=z.dtype, device=z.device)
+    if name == "oracle":
+        rows = time.expand(z.shape[0])
+        return potential_derivatives_oracle(pot, z, rows, k, d2u_dt2=d2u_dt2, laplacian=laplacian is not None)
+
+    def evaluate(field: MLPField, rows: Tensor, row_time: Tensor, k_one: int) -> PotentialDerivatives:
+        return potential_derivatives_analytic(
+            rows,
+            distinct_time_features(field, row_time, k_one, order=2 if d2u_dt2 else 1),
+            field.weights(k_one),
+            tanh_output=field.output_activation == "tanh",
+            laplacian=laplacian is not None,
+        )
+
+    field = cast(MLPField, pot)
+    if isinstance(k, int):
+        return evaluate(field, z, time, k)
+    return map_potentials(lambda rows, row_time, k_one: evaluate(field, rows, row_time, k_one), field, z, time, k)
+
+
+def distinct_time_features(pot: MLPField, time: Tensor, k: int, *, order: int) -> TimeFeatures:
+    """Time feature rows for time () or (N,), computed once per distinct time and gathered where times repeat."""
+    if time.dim() == 0 or time.requires_grad or torch.compiler.is_compiling():
+        return pot.time_features(time, k, order=order)  # a gradient in t needs a row of its own
+    times, row = torch.unique(time, return_inverse=True)
+    if 2 * times.numel() > time.numel():
+        return pot.time_features(time, k, order=order)
+    features = pot.time_features(times, k, order=order)
+    return TimeFeatures(*(None if value is None else value.index_select(0, row) for value in features))  # type: ignore[arg-type]
+
+
+def map_potentials(
+    evaluate: Callable[[Tensor, Tensor, int], PotentialDerivatives],
+    pot: MLPField,
+    z: Tensor,
+    time: Tensor,
+    k: Tensor,
+) -> PotentialDerivatives:
+    """Call ``evaluate(z, time, k)`` once for each potential that occurs in k, and put the rows back in order."""
+    order = torch.argsort(k, stable=True)
+    counts = torch.bincount(k, minlength=pot.num_potentials).tolist()
+    parts: list[PotentialDerivatives] = []
+    for k_one, rows in enumerate(order.split(counts)):
+        if rows.numel() or (not parts and k_one == pot.num_potentials - 1):
+            parts.append(evaluate(z[rows], time[rows] if time.dim() else time, k_one))
+    inverse = torch.empty_like(order)
+    inverse[order] = torch.arange(order.shape[0], device=order.device)
+
+    def gather(values: tuple[Tensor | None, ...]) -> Tensor | None:
+        tensors = [value for value in values if value is not None]
+        return torch.cat(tensors)[inverse] if tensors else None
+
+    return PotentialDerivatives(*(gather(values) for values in zip(*parts, strict=True)))  # type: ignore[arg-type]
+
+
+def check_rows(pot: MLPField | None, z: Tensor, t: float | Tensor, k: int | Tensor) -> None:
+    """Raise ArgumentError unless z, t and k fit each other and, where given, the potential."""
+    if not isinstance(z, Tensor):
+        raise ArgumentError("z", type(z).__name__, "a torch.Tensor (N, D)")
+    if z.dim() != 2:
+        raise ArgumentError("z.shape", tuple(z.shape), "two dimensions (N, D)")
+    if z.dtype not in (torch.float32, torch.float64):
+        raise ArgumentError("z.dtype", z.dtype, "torch.float32 or torch.float64")
+    if isinstance(t, Tensor):
+        if not t.is_floating_point():
+            raise ArgumentError("t.dtype", t.dtype, f"a floating point dtype such as {z.dtype}")
+        if t.device != z.device and t.dim():
+            raise ArgumentError("t.device", t.device, f"the device of z, {z.device}")
+        if t.dim() and t.shape != z.shape[:1]:
+            raise ArgumentError("t.shape", tuple(t.shape), f"() or ({z.shape[0]},)")
+    elif isinstance(t, bool) or not isinstance(t, int | float):
+        raise ArgumentError("t", repr(t), "a float, a 0-d tensor or a tensor (N,)")
+    if isinstance(k, Tensor):
+        if k.dtype != torch.int64:
+            raise ArgumentError("k.dtype", k.dtype, "torch.int64")
+        if k.device != z.device:
+            raise ArgumentError("k.device", k.device, f"the device of z, {z.device}")
+        if k.shape != z.shape[:1]:
+            raise ArgumentError("k.shape", tuple(k.shape), f"({z.shape[0]},), or an int")
+    elif isinstance(k, bool) or not isinstance(k, int):
+        raise ArgumentError("k", repr(k), "an int or an int64 tensor (N,)")
+    if pot is None:
+        return
+    if z.shape[1] != pot.latent_dim:
+        raise ArgumentError("z.shape", tuple(z.shape), f"(N, {pot.latent_dim}) for this potential")
+    weight = pot.weights(0).weight1
+    if z.dtype != weight.dtype:
+        raise ArgumentError("z.dtype", z.dtype, f"the dtype of the potential, {weight.dtype}")
+    if z.device != weight.device:
+        raise ArgumentError("z.device", z.device, f"the device of the potential, {weight.device}")
+    lowest, highest = (k, k) if isinstance(k, int) else (int(k.min()), int(k.max())) if k.numel() else (0, 0)
+    if lowest < 0 or highest >= pot.num_potentials:
+        given = lowest if lowest < 0 else highest
+        raise ArgumentError("k", given, f"0 <= k < {pot.num_potentials}")

@@ -1,0 +1,54 @@
+"""The named tuples that cross layers. Shapes: B batch, T steps, D latent, N rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:  # annotations only: the command line answers --help without loading torch
+    from torch import Tensor
+
+
+class PotentialDerivatives(NamedTuple):
+    """What the potential op returns for N rows; what was not asked for is None and not computed."""
+
+    u: Tensor  # (N,)   potential
+    du_dz: Tensor  # (N, D) velocity of the flow
+    du_dt: Tensor  # (N,)
+    d2u_dt2: Tensor | None  # (N,)
+    lap_u: Tensor | None  # (N,)   Laplacian in z: trace of the Hessian
+
+
+class TimeFeatures(NamedTuple):
+    """Time feature of the potential MLP and its time derivatives, rows (N, H1) or one shared row (1, H1)."""
+
+    tau: Tensor
+    dtau_dt: Tensor
+    d2tau_dt2: Tensor | None
+
+
+class PotentialWeights(NamedTuple):
+    """Weights of one potential MLP, equations (1) to (3) of docs/derivation.md."""
+
+    weight1: Tensor  # (H1, D)
+    bias1: Tensor  # (H1,)
+    weight2: Tensor  # (H2, H1)
+    bias2: Tensor  # (H2,)
+    weight3: Tensor  # (H2,)
+    bias3: Tensor  # ()
+
+
+class SequenceBatch(NamedTuple):
+    """A batch of image sequences, each showing one transformation."""
+
+    x: Tensor  # (B, T+1, C, I, I) float32 in [0, 1]
+    k: Tensor  # (B,) int64, index of the transformation
+
+
+class FlowTrajectory(NamedTuple):
+    """A latent code carried along T steps of its flow."""
+
+    z: Tensor  # (B, T+1, D) z_0 .. z_T
+    du_dz: Tensor  # (B, T, D)   velocity at (z_{t-1}, t), t = 1..T
+    du_dt: Tensor  # (B, T)
+    d2u_dt2: Tensor | None  # (B, T)
+    lap_u: Tensor | None  # (B, T)
