@@ -1,0 +1,104 @@
+"""The objective of the sequence VAE, per sample and per term. All values are nats per image (FFRL eq. 4 to 7)."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ffrl.config import LossConfig
+from ffrl.models import SequenceOutputs, SequenceVAE
+from ffrl.models.flow import log_det_trace
+from ffrl.records import SequenceBatch
+
+
+class SequenceLosses(NamedTuple):
+    """Per-sample terms of the loss of one batch."""
+
+    reconstruction: Tensor  # (B, T+1) -log p(x_t | z_t), summed over pixels
+    kl_0: Tensor  # (B,)     KL(q(z_0 | x_0) || N(0, I)), closed form
+    kl_t: Tensor  # (B, T)   log q(z_t) - log p_t(z_t) at the posterior's z_t, one sample
+    hj_residual: Tensor  # (B, T)   ∂u/∂t + ½|∇u|² - f
+    initial_condition: Tensor  # (B,)     |∇u(z_0, 0)|²
+
+    def terms(self, config: LossConfig) -> dict[str, Tensor]:
+        """The weighted terms whose sum is the loss, each a scalar: the batch mean."""
+        hj = self.hj_residual.square().mean(1) + self.initial_condition
+        return {
+            "reconstruction": self.reconstruction.sum(1).mean(),
+            "kl_0": self.kl_0.mean(),
+            "kl_t": config.kl_weight * self.kl_t.sum(1).mean(),
+            "hj": config.hj_weight * hj.mean(),
+        }
+
+
+def reconstruction_nll(logits: Tensor, x: Tensor, config: LossConfig) -> Tensor:
+    """-log p(x | z), (B, T+1), summed over channels and pixels, of frames with these logits of their mean.
+
+    Bernoulli is the cross-entropy with grey values as probabilities, a likelihood proper for binary images only.
+    """
+    scale = config.noise_scale
+    if config.likelihood == "bernoulli":
+        nll = F.binary_cross_entropy_with_logits(logits, x, reduction="none")
+        return nll.flatten(2).sum(-1)
+    error = torch.sigmoid(logits) - x
+    pixels = error[0, 0].numel()
+    if config.likelihood == "laplace":
+        return error.abs().flatten(2).sum(-1) / scale + pixels * math.log(2 * scale)
+    squared = error.square().flatten(2).sum(-1)
+    return squared / (2 * scale**2) + 0.5 * pixels * math.log(2 * math.pi * scale**2)
+
+
+def gaussian_log_prob(z: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
+    """log N(z; mu, diag exp log_var), summed over the last dimension."""
+    return -0.5 * ((z - mu).square() * torch.exp(-log_var) + log_var + math.log(2 * math.pi)).sum(-1)
+
+
+def kl_standard_normal(mu: Tensor, log_var: Tensor) -> Tensor:
+    """KL(N(mu, diag exp log_var) || N(0, I)), summed over the last dimension."""
+    return 0.5 * (mu.square() + log_var.exp() - 1 - log_var).sum(-1)
+
+
+def hj_residual(du_dz: Tensor, du_dt: Tensor, force: Tensor) -> Tensor:
+    """∂u/∂t + ½|∇u|² - f, one value per sample and step (FFRL eq. 6): du_dz (..., D), du_dt and force (...)."""
+    return du_dt + 0.5 * du_dz.square().sum(-1) - force
+
+
+def log_q_sequence(outputs: SequenceOutputs, log_det: Tensor) -> Tensor:
+    """log q(z_t), (B, T+1), by change of variables from log q(z_0) and log_det (B, T): FFRL eq. 9."""
+    log_q0 = gaussian_log_prob(outputs.trajectory.z[:, 0], outputs.mu, outputs.log_var)
+    return torch.cat([log_q0[:, None], log_q0[:, None] - log_det.cumsum(1)], dim=1)
+
+
+def log_p_sequence(model: SequenceVAE, z: Tensor, k: Tensor) -> Tensor:
+    """log p_t(z_t), (B, T+1), under the diffusion prior, of states z (B, T+1, D)."""
+    times = torch.arange(z.shape[1], dtype=z.dtype, device=z.device)
+    return model.prior.log_prob(z, times, k[:, None])
+
+
+def step_log_det(model: SequenceVAE, outputs: SequenceOutputs, k: Tensor, config: LossConfig) -> Tensor:
+    """log|det| of every step, (B, T), in the form that the configuration names."""
+    if config.log_det == "exact":
+        return model.flow.log_det_exact(outputs.trajectory.z, k)
+    lap_u = outputs.trajectory.lap_u
+    assert lap_u is not None, "the trace form needs the Laplacian of the trajectory"
+    return log_det_trace(lap_u, config.log_det_floor)
+
+
+def sequence_losses(
+    model: SequenceVAE, batch: SequenceBatch, config: LossConfig, noise: Tensor | None = None
+) -> SequenceLosses:
+    """Evaluate every term of the supervised objective on a batch; noise (B, D) as in ``SequenceVAE.forward``."""
+    outputs = model(batch.x, batch.k, noise)
+    log_q = log_q_sequence(outputs, step_log_det(model, outputs, batch.k, config))
+    log_p = log_p_sequence(model, outputs.trajectory.z, batch.k)
+    return SequenceLosses(
+        reconstruction=reconstruction_nll(outputs.logits, batch.x, config),
+        kl_0=kl_standard_normal(outputs.mu, outputs.log_var),
+        kl_t=(log_q - log_p)[:, 1:],
+        hj_residual=hj_residual(outputs.trajectory.du_dz, outputs.trajectory.du_dt, outputs.force),
+        initial_condition=outputs.initial_velocity.square().sum(-1),
+    )

@@ -1,0 +1,146 @@
+"""K stacked scalar potentials u^k(z, t), each a three-layer MLP with a learned time feature."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ffrl.errors import ArgumentError
+from ffrl.ops.potential_derivatives import check_rows
+from ffrl.records import PotentialWeights, TimeFeatures
+
+MAX_PERIOD = 1e4
+
+
+class PotentialMLP(nn.Module):
+    r"""Potentials of equations (1) to (3) of docs/derivation.md (PoFlow, appendix; FFRL, section 3.2).
+
+        a1 = W1 z + b1,  h1 = tanh a1,  a2 = W2 (h1 + τ(t)) + b2,  h2 = tanh a2,  u = ψ0(w3·h2 + b3)
+
+    with τ(t) = B GELU(A e(t) + α) + β on a sinusoidal embedding e(t) of width E.
+
+    Args:
+        latent_dim: D.
+        hidden_dims: (H1, H2); an int is both.
+        num_potentials: K. All parameters are stacked along a first axis of this length.
+        output_activation: ψ0, "tanh" or "identity".
+        time_dim: E, even and at least 4; default H1 rounded up to even.
+
+    Raises:
+        ArgumentError: a size or name outside the above.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        hidden_dims: int | tuple[int, int],
+        num_potentials: int = 1,
+        output_activation: str = "tanh",
+        time_dim: int | None = None,
+    ) -> None:
+        super().__init__()
+        hidden1, hidden2 = (hidden_dims, hidden_dims) if isinstance(hidden_dims, int) else hidden_dims
+        if time_dim is None:
+            time_dim = max(4, hidden1 + hidden1 % 2)
+        for name, size in (
+            ("latent_dim", latent_dim),
+            ("hidden_dims[0]", hidden1),
+            ("hidden_dims[1]", hidden2),
+            ("num_potentials", num_potentials),
+        ):
+            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+                raise ArgumentError(name, repr(size), "an integer >= 1")
+        if not isinstance(time_dim, int) or time_dim < 4 or time_dim % 2:
+            raise ArgumentError("time_dim", repr(time_dim), "an even integer >= 4 (half sines, half cosines)")
+        if output_activation not in ("tanh", "identity"):
+            raise ArgumentError("output_activation", repr(output_activation), "'tanh' or 'identity'")
+        self.latent_dim, self.hidden_dims, self.time_dim = latent_dim, (hidden1, hidden2), time_dim
+        self.num_potentials, self.output_activation = num_potentials, output_activation
+
+        def stacked(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(num_potentials, *shape))
+
+        self.weight1, self.bias1 = stacked(hidden1, latent_dim), stacked(hidden1)
+        self.weight2, self.bias2 = stacked(hidden2, hidden1), stacked(hidden2)
+        self.weight3, self.bias3 = stacked(hidden2), stacked()
+        self.time_weight1, self.time_bias1 = stacked(hidden1, time_dim), stacked(hidden1)
+        self.time_weight2, self.time_bias2 = stacked(hidden1, hidden1), stacked(hidden1)
+        half = time_dim // 2
+        frequencies = torch.exp(-math.log(MAX_PERIOD) * torch.arange(half, dtype=torch.float64) / (half - 1))
+        self.frequencies: Tensor
+        self.register_buffer("frequencies", frequencies.to(torch.get_default_dtype()), persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw every layer as ``torch.nn.Linear`` does: uniform in ±1/sqrt(inputs)."""
+        hidden1, hidden2 = self.hidden_dims
+        for name, inputs in (
+            ("1", self.latent_dim),
+            ("2", hidden1),
+            ("3", hidden2),
+        ):
+            nn.init.uniform_(getattr(self, f"weight{name}"), -(inputs**-0.5), inputs**-0.5)
+            nn.init.uniform_(getattr(self, f"bias{name}"), -(inputs**-0.5), inputs**-0.5)
+        for name, inputs in (("1", self.time_dim), ("2", hidden1)):
+            nn.init.uniform_(getattr(self, f"time_weight{name}"), -(inputs**-0.5), inputs**-0.5)
+            nn.init.uniform_(getattr(self, f"time_bias{name}"), -(inputs**-0.5), inputs**-0.5)
+
+    def extra_repr(self) -> str:
+        return (
+            f"latent_dim={self.latent_dim}, hidden_dims={self.hidden_dims}, num_potentials={self.num_potentials}, "
+            f"output_activation={self.output_activation!r}, time_dim={self.time_dim}"
+        )
+
+    def weights(self, k: int) -> PotentialWeights:
+        """Views of the parameters of potential k."""
+        return PotentialWeights(
+            self.weight1[k], self.bias1[k], self.weight2[k], self.bias2[k], self.weight3[k], self.bias3[k]
+        )
+
+    def time_features(self, time: Tensor, k: int, *, order: int) -> TimeFeatures:
+        """τ, dτ/dt and, for ``order`` 2, d²τ/dt² of potential k at time () or (M,): rows (1 or M, H1).
+
+        All are ordinary differentiable torch expressions. Times that repeat should be passed once and gathered.
+        """
+        angle = time.reshape(-1, 1) * self.frequencies  # (M, E/2)
+        sine, cosine = angle.sin(), angle.cos()
+        embedding = torch.cat([sine, cosine], dim=1)  # (M, E)
+        velocity = torch.cat([cosine, -sine], dim=1) * self.frequencies.repeat(2)
+        weight1, weight2 = self.time_weight1[k], self.time_weight2[k]
+        a = embedding @ weight1.T + self.time_bias1[k]  # (M, H1)
+        a_dot = velocity @ weight1.T
+        density = torch.exp(-0.5 * a * a) / math.sqrt(2 * math.pi)
+        slope = 0.5 * (1 + torch.erf(a / math.sqrt(2))) + a * density  # GELU'
+        tau = F.gelu(a) @ weight2.T + self.time_bias2[k]
+        dtau_dt = (slope * a_dot) @ weight2.T
+        if order < 2:
+            return TimeFeatures(tau, dtau_dt, None)
+        acceleration = -embedding * (self.frequencies**2).repeat(2)
+        a_ddot = acceleration @ weight1.T
+        curvature = density * (2 - a * a)  # GELU''
+        return TimeFeatures(tau, dtau_dt, (curvature * a_dot * a_dot + slope * a_ddot) @ weight2.T)
+
+    def forward(self, z: Tensor, t: float | Tensor, k: int | Tensor) -> Tensor:
+        """u^k(z, t), (N,), for z (N, D), t float, () or (N,), and k int or (N,) int64; plain autograd throughout."""
+        check_rows(self, z, t, k)
+        time = torch.as_tensor(t, dtype=z.dtype, device=z.device)
+        if isinstance(k, int):
+            return self._potential(z, time, k)
+        u = z.new_zeros(z.shape[0])
+        for k_one in range(self.num_potentials):
+            rows = (k == k_one).nonzero().squeeze(1)
+            u = u.index_add(0, rows, self._potential(z[rows], time[rows] if time.dim() else time, k_one))
+        return u
+
+    def _potential(self, z: Tensor, time: Tensor, k: int) -> Tensor:
+        weight1, bias1, weight2, bias2, weight3, bias3 = self.weights(k)
+        angle = time.reshape(-1, 1) * self.frequencies
+        embedding = torch.cat([angle.sin(), angle.cos()], dim=1)
+        tau = F.gelu(embedding @ self.time_weight1[k].T + self.time_bias1[k]) @ self.time_weight2[k].T
+        h1 = torch.tanh(z @ weight1.T + bias1)
+        h2 = torch.tanh((h1 + tau + self.time_bias2[k]) @ weight2.T + bias2)
+        o = h2 @ weight3 + bias3
+        return torch.tanh(o) if self.output_activation == "tanh" else o

@@ -1,0 +1,76 @@
+"""The sequence VAE: one posterior for the first frame, one flow per transformation, one decoder for all frames."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ffrl.config import ModelConfig
+from ffrl.errors import ArgumentError
+from ffrl.models.decoder import Decoder
+from ffrl.models.encoder import Encoder
+from ffrl.models.flow import LatentFlow
+from ffrl.models.potential import PotentialMLP
+from ffrl.models.prior import DiffusionPrior
+from ffrl.ops import potential_derivatives
+from ffrl.records import FlowTrajectory
+
+
+class SequenceOutputs(NamedTuple):
+    """Everything the losses need of one batch."""
+
+    mu: Tensor  # (B, D)
+    log_var: Tensor  # (B, D)
+    trajectory: FlowTrajectory
+    force: Tensor  # (B, T)  f = -MLP(z_{t-1}, t)² <= 0
+    initial_velocity: Tensor  # (B, D) ∇u(z_0, 0)
+    logits: Tensor  # (B, T+1, C, I, I)
+
+
+class SequenceVAE(nn.Module):
+    """Encoder, decoder, K potentials with their force networks, and the diffusion prior (FFRL, section 3)."""
+
+    def __init__(self, config: ModelConfig, num_potentials: int, backend: str = "auto") -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        sizes = (config.latent_dim, config.potential_widths, num_potentials)
+        self.potential = PotentialMLP(*sizes, config.output_activation, config.time_dim)
+        self.force = PotentialMLP(*sizes, config.output_activation, config.time_dim)
+        self.flow = LatentFlow(self.potential, backend)
+        self.prior = DiffusionPrior(num_potentials)
+
+    @property
+    def num_potentials(self) -> int:
+        return self.potential.num_potentials
+
+    def decode_sequence(self, z: Tensor) -> Tensor:
+        """Logits of all frames (B, T+1, C, I, I) from z (B, T+1, D), in one decoder call."""
+        return self.decoder.logits(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+
+    def forward(self, x: Tensor, k: Tensor, noise: Tensor | None = None) -> SequenceOutputs:
+        """One pass over a batch of sequences.
+
+        Args:
+            x: (B, T+1, C, I, I) in [0, 1]; only the first frame is encoded.
+            k: (B,) int64.
+            noise: (B, D) standard normal for z_0 = mu + sigma·noise; drawn from torch's generator when None.
+        """
+        if x.dim() != 5 or x.shape[1] < 2:
+            raise ArgumentError("x.shape", tuple(x.shape), "(B, T+1, C, I, I) with T >= 1")
+        num_steps = x.shape[1] - 1
+        mu, log_var = self.encoder(x[:, 0])
+        z0 = mu + torch.exp(0.5 * log_var) * (torch.randn_like(mu) if noise is None else noise)
+        trajectory = self.flow(z0, k, num_steps)
+        times = torch.arange(1, num_steps + 1, dtype=z0.dtype, device=z0.device).repeat(z0.shape[0])
+        rows = trajectory.z[:, :-1].flatten(0, 1)
+        force = -self.force(rows, times, k.repeat_interleave(num_steps)).square().view(z0.shape[0], num_steps)
+        initial = potential_derivatives(self.potential, z0, 0.0, k, laplacian=None, backend=self.flow.backend)
+        return SequenceOutputs(mu, log_var, trajectory, force, initial.du_dz, self.decode_sequence(trajectory.z))
+
+    def project_(self) -> None:
+        """Put constrained parameters back into their range; call after every optimizer step."""
+        self.prior.project_()
