@@ -1,0 +1,15 @@
+"""Data sets, exact image transforms, and the sequences made from them."""
+
+from ffrl.data.registry import ImageSet, load_images, resolve_name
+from ffrl.data.sequences import TransformedImages
+from ffrl.data.transforms import hue_of_red, rotate_hue, scale_rotate
+
+__all__ = [
+    "ImageSet",
+    "TransformedImages",
+    "hue_of_red",
+    "load_images",
+    "resolve_name",
+    "rotate_hue",
+    "scale_rotate",
+]

@@ -1,0 +1,164 @@
+"""Image sequences in which exactly one transformation acts, made from still images on their device."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ffrl.config import SequenceConfig, require_integer
+from ffrl.data.draws import stream_key, uniform_integers
+from ffrl.data.transforms import hue_of_red, sampling_grid, scale_rotate_frames
+from ffrl.errors import ArgumentError
+from ffrl.records import SequenceBatch
+
+
+class TransformedImages:
+    """Sequences x_0..x_T of grey images in the red channel, each under one transformation k.
+
+    Frame t is a transform of x_0, never of frame t-1, at t/T of the transformation's range:
+    scale 1 + (max_scale - 1) t/T, rotation max_rotation t/T degrees counter-clockwise, hue max_hue t/T degrees.
+    x_0 is exactly the image over 255.
+
+    Args:
+        images: (N, I, I) uint8; kept as they are on the device.
+        config: ranges, number of steps, and the transformations that k counts.
+        device: where images are kept and sequences are made.
+
+    Raises:
+        ArgumentError: images are not a non-empty uint8 (N, I, I).
+
+    >>> images = torch.zeros(4, 28, 28, dtype=torch.uint8)
+    >>> data = TransformedImages(images, SequenceConfig())
+    >>> tuple(data.training_batch(seed=0, iteration=1, batch_size=6, mixed=True).x.shape)
+    (6, 9, 3, 28, 28)
+    """
+
+    def __init__(self, images: Tensor, config: SequenceConfig, device: torch.device | str = "cpu") -> None:
+        if images.ndim != 3 or images.shape[0] == 0 or images.shape[1] != images.shape[2] or images.shape[1] == 0:
+            raise ArgumentError("images", tuple(images.shape), "the shape (N, I, I) with N >= 1 and I >= 1")
+        if images.dtype != torch.uint8:
+            raise ArgumentError("images.dtype", images.dtype, "torch.uint8")
+        self.config = config
+        self.device = torch.device(device)
+        self.images = images.to(self.device)  # (N, I, I)
+        fraction = torch.arange(config.num_steps + 1, dtype=torch.float64) / config.num_steps  # (T+1,)
+        still, upright = torch.ones_like(fraction), torch.zeros_like(fraction)
+        scale = 1 + (config.max_scale - 1) * fraction
+        # x_0 is copied, so that the grids hold t = 1..T: (T, I, I, 2)
+        self._grids = {
+            name: sampling_grid(size[1:], angle[1:], images.shape[-1], torch.float32).to(self.device)
+            for name, size, angle in (("scale", scale, upright), ("rotation", still, config.max_rotation * fraction))
+            if name in config.transformations
+        }
+        self._hues = hue_of_red(config.max_hue * fraction).float().to(self.device)  # (T+1, 3)
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+    @property
+    def num_steps(self) -> int:
+        """T, the number of transitions."""
+        return self.config.num_steps
+
+    @property
+    def num_transformations(self) -> int:
+        """K, the number of values of k."""
+        return len(self.config.transformations)
+
+    def sequence(self, indices: Tensor, k: int | Tensor) -> SequenceBatch:
+        """The sequences of chosen images under chosen transformations.
+
+        Args:
+            indices: (B,) int64 in 0..N-1.
+            k: one transformation for all, or (B,) int64, in 0..K-1, counted in ``config.transformations``.
+
+        Returns:
+            x (B, T+1, 3, I, I) float32 in [0, 1] and k (B,) int64, on the device of the data set.
+
+        Raises:
+            ArgumentError: a shape, dtype or value is outside what is stated above.
+        """
+        self._check_index("indices", indices, len(self))
+        count = indices.shape[0]
+        if isinstance(k, int) and not isinstance(k, bool):
+            if not 0 <= k < self.num_transformations:
+                raise ArgumentError("k", k, f"an integer in 0..{self.num_transformations - 1}")
+            sizes = [count if j == k else 0 for j in range(self.num_transformations)]
+            return self._blocks(indices.to(self.device), sizes)
+        if not isinstance(k, Tensor):
+            raise ArgumentError("k", repr(k), "an integer or a tensor of shape (B,)")
+        self._check_index("k", k, self.num_transformations)
+        if k.shape != indices.shape:
+            raise ArgumentError("k", tuple(k.shape), f"the shape {tuple(indices.shape)} of indices")
+        sizes = torch.bincount(k, minlength=self.num_transformations).tolist()
+        order = torch.argsort(k.to(self.device), stable=True)
+        grouped = self._blocks(indices.to(self.device)[order], sizes)
+        place = torch.argsort(order)
+        return SequenceBatch(x=grouped.x[place], k=grouped.k[place])
+
+    def training_batch(self, seed: int, iteration: int, batch_size: int, mixed: bool) -> SequenceBatch:
+        """The training batch of an iteration: a pure function of the arguments, see ``ffrl.data.draws``.
+
+        Images are drawn independently and uniformly. Draw 0 of the stream of (seed, iteration) belongs to k, draws
+        1..B to the images, so that the images do not depend on ``mixed``.
+
+        Args:
+            seed: in [0, 2^64).
+            iteration: in [0, 2^64).
+            batch_size: B >= 1.
+            mixed: True: rows of equal k form K consecutive blocks whose sizes differ by at most one; the larger
+                blocks move on by one each iteration. False: one k, drawn uniformly, for the whole batch.
+
+        Returns:
+            x (B, T+1, 3, I, I) float32 in [0, 1] and k (B,) int64, on the device of the data set.
+
+        Raises:
+            ArgumentError: an argument is outside what is stated above.
+        """
+        require_integer("batch_size", batch_size, 1)
+        if not isinstance(mixed, bool):
+            raise ArgumentError("mixed", repr(mixed), "True or False")
+        key = stream_key(seed, iteration)
+        kinds = self.num_transformations
+        if mixed:
+            each, remainder = divmod(batch_size, kinds)
+            sizes = [each + ((j - iteration) % kinds < remainder) for j in range(kinds)]
+        else:
+            chosen = uniform_integers(key, 0, 1, kinds)[0]
+            sizes = [batch_size if j == chosen else 0 for j in range(kinds)]
+        indices = torch.tensor(uniform_integers(key, 1, batch_size, len(self)), device=self.device)
+        return self._blocks(indices, sizes)
+
+    def _blocks(self, indices: Tensor, sizes: list[int]) -> SequenceBatch:
+        """Sequences whose first sizes[0] rows show transformation 0, the next sizes[1] rows transformation 1, ..."""
+        originals = self.images[indices].float().div_(255)  # (B, I, I)
+        count, size = originals.shape[0], originals.shape[-1]
+        x = originals.new_empty(count, self.num_steps + 1, 3, size, size)
+        first = 0
+        for name, rows in zip(self.config.transformations, sizes, strict=True):
+            if rows:
+                self._write_frames(x[first : first + rows], originals[first : first + rows], name)
+            first += rows
+        kinds = torch.arange(self.num_transformations, device=self.device)
+        # Repeating by a host list keeps the device from being waited for.
+        k = torch.cat([kinds[j : j + 1].expand(rows) for j, rows in enumerate(sizes)])
+        return SequenceBatch(x=x, k=k)
+
+    def _write_frames(self, x: Tensor, originals: Tensor, name: str) -> None:
+        """Fill x (B, T+1, 3, I, I) with the frames of originals (B, I, I); the colour comes after the geometry."""
+        if name == "hue":
+            torch.mul(originals[:, None, None], self._hues[None, :, :, None, None], out=x)
+            return
+        x[:, 0, 0] = originals
+        # Nothing promises, on every device, that the four rounded bilinear weights add up to no more than 1.
+        x[:, 1:, 0] = scale_rotate_frames(originals, self._grids[name]).clamp_(0, 1)
+        x[:, :, 1:] = 0
+
+    @staticmethod
+    def _check_index(name: str, value: Tensor, bound: int) -> None:
+        if not isinstance(value, Tensor) or value.ndim != 1 or value.dtype != torch.int64:
+            given = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+            raise ArgumentError(name, given, "an int64 tensor of shape (B,)")
+        if value.numel() and (int(value.min()) < 0 or int(value.max()) >= bound):
+            outside = value[(value < 0) | (value >= bound)][0].item()
+            raise ArgumentError(name, outside, f"integers in 0..{bound - 1}")
