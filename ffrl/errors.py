@@ -53,7 +53,8 @@ class TrainingDiverged(FfrlError, ArithmeticError):
 
     def __init__(self, term: str, value: float, iteration: int, kept: str) -> None:
         super().__init__(
-            f"loss term {term!r} became {value} in iteration {iteration}; training stopped, last good checkpoint: {kept}"
+            f"loss term {term!r} became {value} in iteration {iteration}; "
+            f"training stopped, last good checkpoint: {kept}"
         )
         self.term = term
         self.value = value

@@ -17,6 +17,10 @@ class PotentialDerivatives(NamedTuple):
     d2u_dt2: Tensor | None  # (N,)
     lap_u: Tensor | None  # (N,)   Laplacian in z: trace of the Hessian
 
+    def detach(self) -> PotentialDerivatives:
+        """The same values without a graph."""
+        return self._replace(**{name: value.detach() for name, value in self._asdict().items() if value is not None})
+
 
 class TimeFeatures(NamedTuple):
     """Time feature of the potential MLP and its time derivatives, rows (N, H1) or one shared row (1, H1)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -41,8 +42,11 @@ class Decoder(nn.Module):
         image = (config.image_channels, config.image_size, config.image_size)
         if config.decoder_convolutions:
             widths = [*config.conv_widths[::-1], config.image_channels]
-            layers += [FullKernelTranspose(inputs, widths[0], config.image_size // 2 ** len(config.conv_widths)), nn.ReLU()]
-            for width, following in zip(widths[:-1], widths[1:], strict=True):
+            layers += [
+                FullKernelTranspose(inputs, widths[0], config.image_size // 2 ** len(config.conv_widths)),
+                nn.ReLU(),
+            ]
+            for width, following in itertools.pairwise(widths):
                 if config.refine:
                     layers += [nn.ConvTranspose2d(width, width, kernel_size=3, padding=1), nn.ReLU()]
                 layers += [nn.ConvTranspose2d(width, following, kernel_size=4, stride=2, padding=1), nn.ReLU()]

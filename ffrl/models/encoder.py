@@ -10,8 +10,8 @@ from ffrl.config import ModelConfig
 class Encoder(nn.Module):
     """Stride-2 convolutions, dense layers, and two heads for the mean and the log variance.
 
-    With ``conv_widths=(D, 2D)`` and ``encoder_widths=(3D, 2D, 2D)`` this is the paper's network for 28 and 64 pixels: its
-    convolution whose kernel covers the whole feature map, and the 1x1 convolutions after it, are linear layers.
+    With ``conv_widths=(D, 2D)`` and ``encoder_widths=(3D, 2D, 2D)`` this is the paper's network for 28 and 64 pixels:
+    its convolution whose kernel covers the whole feature map, and the 1x1 convolutions after it, are linear layers.
     """
 
     def __init__(self, config: ModelConfig) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ffrl.errors import ArgumentError
+from ffrl.models.potential import PotentialMLP
 from ffrl.ops import log_abs_det, potential_derivatives
 from ffrl.ops.analytic import stacked_velocity
 from ffrl.ops.backends import resolve_backend
@@ -61,7 +62,7 @@ def flow_rollout(
     fused = isinstance(pot, MLPField)
     check_rows(pot if fused else None, z0, 1.0, k)
     z_t, states = z0, [z0]
-    if not fused or resolve_backend(backend, z0.device, fused=True) == "oracle":
+    if resolve_backend(backend, z0.device, fused=fused) == "oracle":
         for t in range(1, num_steps + 1):
             out = potential_derivatives(pot, z_t, float(t), k, laplacian=None, backend="oracle")
             z_t = z_t + direction * out.du_dz
@@ -94,7 +95,7 @@ class LatentFlow(nn.Module):
     and the cubic part sees all T·B rows at once.
     """
 
-    def __init__(self, potential: nn.Module, backend: str = "auto") -> None:
+    def __init__(self, potential: PotentialMLP, backend: str = "auto") -> None:
         super().__init__()
         self.potential = potential
         self.backend = backend
@@ -102,7 +103,7 @@ class LatentFlow(nn.Module):
     def forward(
         self, z0: Tensor, k: int | Tensor, num_steps: int, *, laplacian: bool = True, d2u_dt2: bool = False
     ) -> FlowTrajectory:
-        """Trajectory from z0 (B, D) along potential k (int or (B,)) for num_steps steps, with derivatives at (z_{t-1}, t)."""
+        """Trajectory of z0 (B, D) along potential k (int or (B,)), num_steps steps, with derivatives at (z_{t-1}, t)."""
         z = flow_rollout(self.potential, z0, k, num_steps, backend=self.backend)
         rows, time, k_rows = step_rows(z, k)
         out = potential_derivatives(

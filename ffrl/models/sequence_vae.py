@@ -38,10 +38,13 @@ class SequenceVAE(nn.Module):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         sizes = (config.latent_dim, config.potential_widths, num_potentials)
-        self.potential = PotentialMLP(*sizes, config.output_activation, config.time_dim)
+        self.flow = LatentFlow(PotentialMLP(*sizes, config.output_activation, config.time_dim), backend)
         self.force = PotentialMLP(*sizes, config.output_activation, config.time_dim)
-        self.flow = LatentFlow(self.potential, backend)
         self.prior = DiffusionPrior(num_potentials)
+
+    @property
+    def potential(self) -> PotentialMLP:
+        return self.flow.potential
 
     @property
     def num_potentials(self) -> int:

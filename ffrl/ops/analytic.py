@@ -366,7 +366,8 @@ def potential_derivatives_analytic(
 
     Args:
         z: (N, D).
-        features: time feature rows (N, H1), or (1, H1) shared by all rows; ∂²u/∂t² is computed iff its third member is given.
+        features: time feature rows (N, H1), or (1, H1) shared by all rows; ∂²u/∂t² is computed iff the third member
+            is given.
         weights: of this potential.
         tanh_output: output activation tanh (True) or identity (False).
         laplacian: compute Δu.

@@ -63,9 +63,7 @@ def potential_derivatives_oracle(
             for i in range(z.shape[1]):
                 lap_u = lap_u + derivative(du_dz[:, i], z_rows)[:, i]
     result = PotentialDerivatives(u, du_dz, du_dt, second, lap_u)
-    if keep_graph:
-        return result
-    return PotentialDerivatives(*(None if value is None else value.detach() for value in result))
+    return result if keep_graph else result.detach()
 
 
 def potential_hessian_oracle(pot: Field, z: Tensor, time: Tensor, k: int | Tensor) -> Tensor:

@@ -1,0 +1,39 @@
+"""What the commands share: their error reporting. Imports neither torch nor numpy."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+
+from ffrl.errors import FfrlError
+
+USAGE_ERROR = 2
+
+# Import name -> extra that brings it.
+OPTIONAL_PACKAGES = {
+    "tyro": "train",
+    "rich": "train",
+    "safetensors": "train",
+    "tensorboard": "train",
+    "pooch": "data",
+    "sklearn": "data",
+    "matplotlib": "figures",
+    "PIL": "figures",
+}
+
+
+def run_command(command: Callable[[list[str]], int], argv: list[str] | None = None) -> int:
+    """Run a command; an error of ffrl's own is printed in one line and becomes exit code 2."""
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
+    try:
+        return command(sys.argv[1:] if argv is None else argv)
+    except FfrlError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    except ModuleNotFoundError as error:
+        extra = OPTIONAL_PACKAGES.get((error.name or "").split(".")[0])
+        if extra is None:
+            raise
+        print(f"error: this command needs the package {error.name}; pip install 'ffrl[{extra}]'", file=sys.stderr)
+        return USAGE_ERROR

@@ -1,0 +1,133 @@
+"""Evaluation of a trained model on a whole test set: one pass per transformation, means of per-sample values."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ffrl.config import EvaluationConfig
+from ffrl.data import TransformedImages
+from ffrl.losses import gaussian_log_prob, hj_residual, log_p_sequence
+from ffrl.metrics import (
+    copy_baseline,
+    equivariance_error,
+    frame_errors,
+    importance_weighted_bound,
+    latent_equivariance_error,
+    log_prob_ceiling,
+    unit_gaussian_log_prob,
+    zero_baseline,
+)
+from ffrl.models import SequenceVAE, flow_rollout
+from ffrl.models.flow import log_det_trace
+from ffrl.ops import potential_derivatives
+
+
+@torch.no_grad()
+def sequence_errors(model: SequenceVAE, x: Tensor, k: Tensor) -> dict[str, Tensor]:
+    """Per-sample errors of sequences x (B, T+1, C, I, I) of transformation k (B,), from the posterior mean of x_0."""
+    batch, frames = x.shape[:2]
+    num_steps = frames - 1
+    encoded = model.encoder(x.flatten(0, 1))[0].unflatten(0, (batch, frames))  # (B, T+1, D)
+    z = flow_rollout(model.potential, encoded[:, 0], k, num_steps, backend=model.flow.backend)
+    decoded = torch.sigmoid(model.decode_sequence(z))
+    autoencoded = torch.sigmoid(model.decode_sequence(encoded))
+    trajectory = model.flow(encoded[:, 0], k, num_steps, laplacian=False)
+    times = torch.arange(1, frames, dtype=z.dtype, device=z.device).repeat(batch)
+    force = -model.force(z[:, :-1].flatten(0, 1), times, k.repeat_interleave(num_steps)).square().view(batch, -1)
+    initial = potential_derivatives(model.potential, z[:, 0], 0.0, k, laplacian=None, backend=model.flow.backend)
+    return {
+        "equivariance_error": equivariance_error(x, decoded),
+        "copy": copy_baseline(x),
+        "zero": zero_baseline(x),
+        "autoencoding": equivariance_error(x, autoencoded),
+        "reconstruction_0": frame_errors(x, decoded)[:, 0],
+        "latent_equivariance_error": latent_equivariance_error(z, encoded),
+        "error_per_step": frame_errors(x, decoded)[:, 1:],  # (B, T)
+        "copy_per_step": frame_errors(x, x[:, :1].expand_as(x))[:, 1:],
+        "hj_residual": hj_residual(trajectory.du_dz, trajectory.du_dt, force).square().mean(1),
+        "initial_condition": initial.du_dz.square().sum(-1),
+    }
+
+
+@torch.no_grad()
+def sequence_likelihoods(
+    model: SequenceVAE, x: Tensor, k: Tensor, config: EvaluationConfig, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Per-sample likelihoods in nats per image, means over the T+1 frames, with posterior samples of z_0."""
+    num_steps = x.shape[1] - 1
+    mu, log_var = model.encoder(x[:, 0])
+    log_likelihoods, log_weights = [], []
+    for _ in range(config.importance_samples):
+        noise = torch.randn(mu.shape, generator=generator, dtype=mu.dtype).to(mu.device)
+        z0 = mu + torch.exp(0.5 * log_var) * noise
+        if config.log_det == "exact":
+            z = flow_rollout(model.potential, z0, k, num_steps, backend=model.flow.backend)
+            log_det = model.flow.log_det_exact(z, k)
+        else:
+            z, *_, lap_u = model.flow(z0, k, num_steps)
+            assert lap_u is not None
+            log_det = log_det_trace(lap_u, config.log_det_floor)
+        log_q0 = gaussian_log_prob(z0, mu, log_var)[:, None]  # (B, 1)
+        log_q = torch.cat([log_q0, log_q0 - log_det.cumsum(1)], dim=1)  # (B, T+1)
+        log_likelihood = unit_gaussian_log_prob(x, torch.sigmoid(model.decode_sequence(z)))
+        log_likelihoods.append(log_likelihood)
+        log_weights.append(log_likelihood + log_p_sequence(model, z, k) - log_q)
+    weights = torch.stack(log_weights)  # (n, B, T+1)
+    return {
+        "log_likelihood": torch.stack(log_likelihoods).mean(0).mean(1),
+        "elbo": weights.mean(0).mean(1),
+        "importance_weighted_bound": importance_weighted_bound(weights).mean(1),
+    }
+
+
+def evaluate_model(model: SequenceVAE, data: TransformedImages, config: EvaluationConfig) -> dict[str, Any]:
+    """Evaluate every transformation on its own: mean and standard error over images, never a running mean over k.
+
+    Returns:
+        {"transformations": {name: {metric: value, metric + "_standard_error": value}}, "log_prob_ceiling": ..., ...}.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    num_images = min(len(data), config.num_images or len(data))
+    likelihood_images = min(num_images, config.likelihood_images)
+    results: dict[str, dict[str, Any]] = {}
+    for number, name in enumerate(data.config.transformations):
+        values: dict[str, list[Tensor]] = defaultdict(list)
+        generator = torch.Generator().manual_seed(config.seed)
+        for first in range(0, num_images, config.batch_size):
+            indices = torch.arange(first, min(first + config.batch_size, num_images), device=device)
+            batch = data.sequence(indices, number)
+            for metric, value in sequence_errors(model, batch.x, batch.k).items():
+                values[metric].append(value)
+            inside = max(0, min(likelihood_images - first, len(indices)))
+            if inside:
+                likelihoods = sequence_likelihoods(model, batch.x[:inside], batch.k[:inside], config, generator)
+                for metric, value in likelihoods.items():
+                    values[metric].append(value)
+        results[name] = summarize(values)
+    return {
+        "transformations": results,
+        "log_prob_ceiling": log_prob_ceiling(model.config.image_channels, model.config.image_size),
+        "num_images": num_images,
+        "likelihood_images": likelihood_images,
+        "importance_samples": config.importance_samples,
+        "log_det": config.log_det,
+        "num_steps": data.config.num_steps,
+        "diffusivity": model.prior.diffusivity.detach().tolist(),
+    }
+
+
+def summarize(values: dict[str, list[Tensor]]) -> dict[str, Any]:
+    """Mean and standard error of per-sample values; a value per step becomes a list."""
+    summary: dict[str, Any] = {}
+    for metric, parts in values.items():
+        rows = torch.cat(parts).double()
+        summary[metric] = rows.mean(0).tolist()
+        if rows.dim() == 1:
+            summary[f"{metric}_standard_error"] = (rows.std(unbiased=rows.shape[0] > 1) / rows.shape[0] ** 0.5).item()
+    summary["equivariance_over_copy"] = summary["equivariance_error"] / summary["copy"]
+    return summary

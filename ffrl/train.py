@@ -1,0 +1,40 @@
+"""Train a flow-factorized representation: python -m ffrl.train --preset small --data mnist --out runs/mnist."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+from ffrl.command_line import run_command
+from ffrl.config import PRESET_NAMES, TrainConfig, preset_config
+from ffrl.run_folder import load_config
+
+
+def parse_config(argv: list[str]) -> TrainConfig:
+    """The configuration of a command line: flags over the saved run (with --resume) or over the preset."""
+    import tyro  # here, so that ffrl.train can be imported for its functions without the command-line extra
+
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default=TrainConfig.preset)
+    first.add_argument("--out", type=Path, default=TrainConfig.out)
+    first.add_argument("--resume", action="store_true")
+    known, _ = first.parse_known_args(argv)
+    if known.resume and not {"-h", "--help"} & set(argv):
+        default = dataclasses.replace(load_config(known.out), out=known.out, resume=True)
+    else:
+        default = preset_config(known.preset) if known.preset in PRESET_NAMES else TrainConfig()
+    return tyro.cli(TrainConfig, args=argv, default=default, prog="python -m ffrl.train", description=__doc__)
+
+
+def main(argv: list[str]) -> int:
+    config = parse_config(argv)
+    from ffrl.trainer import Trainer  # loads torch: not before --help has been answered
+
+    Trainer(config).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
