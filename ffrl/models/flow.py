@@ -103,7 +103,7 @@ class LatentFlow(nn.Module):
     def forward(
         self, z0: Tensor, k: int | Tensor, num_steps: int, *, laplacian: bool = True, d2u_dt2: bool = False
     ) -> FlowTrajectory:
-        """Trajectory of z0 (B, D) along potential k (int or (B,)), num_steps steps, with derivatives at (z_{t-1}, t)."""
+        """Trajectory of z0 (B, D) along potential k (int or (B,)) with its derivatives at (z_{t-1}, t)."""
         z = flow_rollout(self.potential, z0, k, num_steps, backend=self.backend)
         rows, time, k_rows = step_rows(z, k)
         out = potential_derivatives(
