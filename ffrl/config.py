@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ffrl.errors import ArgumentError
 
@@ -14,12 +15,39 @@ Transformation = Literal["scale", "rotation", "hue"]
 Likelihood = Literal["gaussian", "laplace", "bernoulli"]
 LogDet = Literal["trace", "exact"]
 Preset = Literal["tiny", "small", "paper"]
+DataName = Literal["auto", "mnist", "digits"]
 
 
 def require(condition: bool, name: str, given: object, allowed: str) -> None:
     """Raise ArgumentError naming the field unless the condition holds."""
     if not condition:
         raise ArgumentError(name, repr(given), allowed)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value has the type of a field's annotation; an int may stand for a float, a bool for neither."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return isinstance(value, str) and value in arguments
+    if origin is types.UnionType:
+        return any(_fits(value, argument) for argument in arguments)
+    if origin is tuple:
+        hints = arguments[:1] * len(value) if isinstance(value, tuple) and arguments[-1] is Ellipsis else arguments
+        return isinstance(value, tuple) and len(value) == len(hints) and all(map(_fits, value, hints))
+    if hint in (int, float):
+        return isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def check_types(config: Any, prefix: str = "") -> None:
+    """Raise ArgumentError for the first field of a dataclass whose value is not of its annotated type."""
+    for name, hint in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if get_origin(hint) is Literal:
+            allowed = f"one of {get_args(hint)}"
+        else:
+            allowed = f"a value of type {hint.__name__ if isinstance(hint, type) else hint}"
+        require(_fits(value, hint), f"{prefix}{name}", value, allowed)
 
 
 def require_integer(name: str, given: object, lowest: int) -> None:
@@ -53,14 +81,10 @@ class SequenceConfig:
     """Degrees of hue at the last frame."""
 
     def __post_init__(self) -> None:
-        allowed = ("scale", "rotation", "hue")
+        check_types(self, "sequence.")
         names = self.transformations
-        require(
-            len(names) > 0 and len(set(names)) == len(names) and set(names) <= set(allowed),
-            "sequence.transformations",
-            names,
-            f"a non-empty selection of {allowed} without repeats",
-        )
+        allowed = f"a non-empty selection of {get_args(Transformation)} without repeats"
+        require(len(names) > 0 and len(set(names)) == len(names), "sequence.transformations", names, allowed)
         require_integer("sequence.num_steps", self.num_steps, 1)
         require_number("sequence.max_scale", self.max_scale, 0.0, above=True)
         require_number("sequence.max_rotation", self.max_rotation, -360.0)
@@ -95,6 +119,7 @@ class ModelConfig:
     """Width of the sinusoidal time embedding, even; default H1 rounded up to even."""
 
     def __post_init__(self) -> None:
+        check_types(self, "model.")
         for name in ("image_channels", "image_size", "latent_dim"):
             require_integer(f"model.{name}", getattr(self, name), 1)
         for name in ("conv_widths", "encoder_widths", "decoder_widths", "potential_widths"):
@@ -102,7 +127,6 @@ class ModelConfig:
             require(len(widths) > 0, f"model.{name}", widths, "at least one width")
             for i, width in enumerate(widths):
                 require_integer(f"model.{name}[{i}]", width, 1)
-        require(len(self.potential_widths) == 2, "model.potential_widths", self.potential_widths, "two widths (H1, H2)")
         divisor = 2 ** len(self.conv_widths)
         require(
             self.image_size % divisor == 0,
@@ -112,12 +136,6 @@ class ModelConfig:
         )
         require_number("model.initial_intensity", self.initial_intensity, 0.0, above=True)
         require(self.initial_intensity < 1, "model.initial_intensity", self.initial_intensity, "a number below 1")
-        require(
-            self.output_activation in ("tanh", "identity"),
-            "model.output_activation",
-            self.output_activation,
-            "'tanh' or 'identity'",
-        )
         if self.time_dim is not None:
             require_integer("model.time_dim", self.time_dim, 4)
             require(self.time_dim % 2 == 0, "model.time_dim", self.time_dim, "an even integer >= 4")
@@ -138,9 +156,7 @@ class LossConfig:
     """|1 + Δu| is clamped from below to this before the logarithm; its gradient is zero below."""
 
     def __post_init__(self) -> None:
-        allowed = ("gaussian", "laplace", "bernoulli")
-        require(self.likelihood in allowed, "loss.likelihood", self.likelihood, f"one of {allowed}")
-        require(self.log_det in ("trace", "exact"), "loss.log_det", self.log_det, "'trace' or 'exact'")
+        check_types(self, "loss.")
         require_number("loss.noise_scale", self.noise_scale, 0.0, above=True)
         require_number("loss.kl_weight", self.kl_weight, 0.0)
         require_number("loss.hj_weight", self.hj_weight, 0.0)
@@ -158,9 +174,9 @@ class OptimizerConfig:
     """Iterations of linear warm-up."""
 
     def __post_init__(self) -> None:
+        check_types(self, "optimizer.")
         require_number("optimizer.learning_rate", self.learning_rate, 0.0, above=True)
         require_integer("optimizer.warmup", self.warmup, 0)
-        require(self.schedule in ("constant", "cosine"), "optimizer.schedule", self.schedule, "'constant' or 'cosine'")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +187,7 @@ class TrainConfig:
     """Run folder; must not hold another run unless --resume is given."""
     preset: Preset = "small"
     """Sizes and budget the other defaults come from: tiny (tests), small (two CPU cores), paper."""
-    data: Literal["auto", "mnist", "digits"] = "auto"
+    data: DataName = "auto"
     """auto: MNIST where it is found or can be downloaded, otherwise scikit-learn's digits, with a warning."""
     data_dir: Path | None = None
     """Where to look for the data first; default the variable FFRL_DATA."""
@@ -199,9 +215,9 @@ class TrainConfig:
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
 
     def __post_init__(self) -> None:
-        require(self.preset in PRESET_NAMES, "preset", self.preset, f"one of {PRESET_NAMES}")
-        require(self.data in DATA_NAMES, "data", self.data, f"one of {DATA_NAMES}")
+        check_types(self)
         require_integer("seed", self.seed, 0)
+        require(self.seed < 2**63, "seed", self.seed, "an integer below 2^63")
         for name in ("iterations", "batch_size", "checkpoint_every", "keep_checkpoints", "log_every"):
             require_integer(name, getattr(self, name), 1)
         if self.threads is not None:
@@ -235,17 +251,18 @@ class EvaluationConfig:
     """Where to look for the data first; default the variable FFRL_DATA."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("likelihood_images", "importance_samples", "batch_size"):
             require_integer(name, getattr(self, name), 1)
         if self.num_images is not None:
             require_integer("num_images", self.num_images, 1)
         require_integer("seed", self.seed, 0)
+        require(self.seed < 2**63, "seed", self.seed, "an integer below 2^63")
         require_number("log_det_floor", self.log_det_floor, 0.0, above=True)
-        require(self.log_det in ("trace", "exact"), "log_det", self.log_det, "'trace' or 'exact'")
 
 
-PRESET_NAMES = ("tiny", "small", "paper")
-DATA_NAMES = ("auto", "mnist", "digits")
+PRESET_NAMES = get_args(Preset)
+DATA_NAMES = get_args(DataName)
 
 # Fields that may differ between a run and its continuation: none of them changes what is computed.
 RESUMABLE_FIELDS = frozenset(
@@ -329,7 +346,7 @@ def _build(kind: Any, data: Mapping[str, Any], prefix: str) -> Any:
             value = _build(hints[name], value, f"{prefix}{name}.")
         elif isinstance(value, list):
             value = tuple(value)
-        elif name == "out" or (name == "data_dir" and value is not None):
+        elif name in ("out", "data_dir") and isinstance(value, str):
             value = Path(value)
         values[name] = value
     return kind(**values)

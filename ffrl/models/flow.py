@@ -118,7 +118,7 @@ class LatentFlow(nn.Module):
         steps = (z0.shape[0], num_steps)
         return FlowTrajectory(
             z=z,
-            du_dz=out.du_dz.view(*steps, -1),
+            du_dz=out.du_dz.view(*steps, z0.shape[1]),
             du_dt=out.du_dt.view(steps),
             d2u_dt2=None if out.d2u_dt2 is None else out.d2u_dt2.view(steps),
             lap_u=None if out.lap_u is None else out.lap_u.view(steps),
@@ -127,7 +127,7 @@ class LatentFlow(nn.Module):
     def log_det_exact(self, z: Tensor, k: int | Tensor) -> Tensor:
         """log|det(I + ∇²u(z_{t-1}, t))| of every step of states z (B, T+1, D), (B, T): FFRL eq. 9."""
         rows, time, k_rows = step_rows(z, k)
-        return log_abs_det(self.potential, rows, time, k_rows).view(z.shape[0], -1)
+        return log_abs_det(self.potential, rows, time, k_rows).view(z.shape[0], z.shape[1] - 1)
 
 
 def step_rows(z: Tensor, k: int | Tensor) -> tuple[Tensor, Tensor, int | Tensor]:
@@ -135,7 +135,7 @@ def step_rows(z: Tensor, k: int | Tensor) -> tuple[Tensor, Tensor, int | Tensor]
     batch, num_steps = z.shape[0], z.shape[1] - 1
     time = torch.arange(1, num_steps + 1, dtype=z.dtype, device=z.device).repeat(batch)
     k_rows = k if isinstance(k, int) else k.repeat_interleave(num_steps)
-    return z[:, :-1].reshape(batch * num_steps, -1), time, k_rows
+    return z[:, :-1].flatten(0, 1), time, k_rows
 
 
 def log_det_trace(lap_u: Tensor, floor: float) -> Tensor:

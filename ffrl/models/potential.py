@@ -42,9 +42,9 @@ class PotentialMLP(nn.Module):
         time_dim: int | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(hidden_dims, int) and not (isinstance(hidden_dims, tuple | list) and len(hidden_dims) == 2):
+            raise ArgumentError("hidden_dims", repr(hidden_dims), "an integer or a pair (H1, H2) of integers")
         hidden1, hidden2 = (hidden_dims, hidden_dims) if isinstance(hidden_dims, int) else hidden_dims
-        if time_dim is None:
-            time_dim = max(4, hidden1 + hidden1 % 2)
         for name, size in (
             ("latent_dim", latent_dim),
             ("hidden_dims[0]", hidden1),
@@ -53,6 +53,8 @@ class PotentialMLP(nn.Module):
         ):
             if not isinstance(size, int) or isinstance(size, bool) or size < 1:
                 raise ArgumentError(name, repr(size), "an integer >= 1")
+        if time_dim is None:
+            time_dim = max(4, hidden1 + hidden1 % 2)
         if not isinstance(time_dim, int) or time_dim < 4 or time_dim % 2:
             raise ArgumentError("time_dim", repr(time_dim), "an even integer >= 4 (half sines, half cosines)")
         if output_activation not in ("tanh", "identity"):

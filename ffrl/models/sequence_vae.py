@@ -62,10 +62,18 @@ class SequenceVAE(nn.Module):
             k: (B,) int64.
             noise: (B, D) standard normal for z_0 = mu + sigma·noise; drawn from torch's generator when None.
         """
-        if x.dim() != 5 or x.shape[1] < 2:
-            raise ArgumentError("x.shape", tuple(x.shape), "(B, T+1, C, I, I) with T >= 1")
+        size = (self.config.image_channels, self.config.image_size, self.config.image_size)
+        if x.dim() != 5 or x.shape[1] < 2 or tuple(x.shape[2:]) != size:
+            raise ArgumentError("x.shape", tuple(x.shape), f"(B, T+1, {', '.join(map(str, size))}) with T >= 1")
+        dtype = self.prior.diffusivity.dtype
+        if x.dtype != dtype:
+            raise ArgumentError("x.dtype", x.dtype, f"the dtype of the model, {dtype}")
+        if not isinstance(k, Tensor):
+            raise ArgumentError("k", repr(k), f"an int64 tensor ({x.shape[0]},)")
         num_steps = x.shape[1] - 1
         mu, log_var = self.encoder(x[:, 0])
+        if noise is not None and noise.shape != mu.shape:
+            raise ArgumentError("noise.shape", tuple(noise.shape), str(tuple(mu.shape)))
         z0 = mu + torch.exp(0.5 * log_var) * (torch.randn_like(mu) if noise is None else noise)
         trajectory = self.flow(z0, k, num_steps)
         times = torch.arange(1, num_steps + 1, dtype=z0.dtype, device=z0.device).repeat(z0.shape[0])

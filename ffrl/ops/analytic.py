@@ -56,6 +56,7 @@ def laplacian_gram(d1: Tensor, c: Tensor, weight2: Tensor, gram: Tensor) -> tupl
     """S (N, H2) and e (N, H1) of equations (9) and (10), tile by tile."""
     num_rows, hidden1 = d1.shape
     hidden2 = weight2.shape[0]
+    weight2 = weight2.contiguous()  # so that x is, whatever the memory of the parameter
     s_rows, e_rows = d1.new_empty(num_rows, hidden2), torch.zeros_like(d1)
     tiles = tile_extents(num_rows, hidden2, hidden1)
     for n in range(0, num_rows, tiles.rows):

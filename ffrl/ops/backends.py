@@ -35,7 +35,7 @@ def available_backends() -> dict[str, str | None]:
 def check_backend(name: str) -> None:
     """Raise unless ``name`` is "auto" or a backend that can be used here."""
     reasons = available_backends()
-    if name != "auto" and name not in reasons:
+    if not isinstance(name, str) or (name != "auto" and name not in reasons):
         raise ArgumentError("backend", repr(name), f"one of 'auto', {', '.join(map(repr, reasons))}")
     if name != "auto" and reasons[name] is not None:
         usable = [other for other, reason in reasons.items() if reason is None]

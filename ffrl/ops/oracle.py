@@ -24,6 +24,12 @@ def derivative(output: Tensor, source: Tensor) -> Tensor:
     return torch.zeros_like(source) if gradient is None else gradient
 
 
+def differentiable_view(tensor: Tensor) -> Tensor:
+    """A tensor of this call's own to differentiate by, still attached to the caller's graph and tangent."""
+    view = tensor.view_as(tensor)
+    return view if view.requires_grad else view.requires_grad_()
+
+
 def potential_derivatives_oracle(
     pot: Field,
     z: Tensor,
@@ -50,9 +56,7 @@ def potential_derivatives_oracle(
     """
     keep_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        # A view keeps the caller's graph and gives this call a tensor of its own to differentiate by.
-        z_rows = z.view_as(z) if z.requires_grad else z.detach().requires_grad_()
-        t_rows = time.view_as(time) if time.requires_grad else time.detach().requires_grad_()
+        z_rows, t_rows = differentiable_view(z), differentiable_view(time)
         u = pot(z_rows, t_rows, k)
         du_dz = derivative(u, z_rows)
         du_dt = derivative(u, t_rows)
@@ -70,7 +74,7 @@ def potential_hessian_oracle(pot: Field, z: Tensor, time: Tensor, k: int | Tenso
     """Hessian of ``pot`` in z, (N, D, D), by nested reverse mode; arguments as above."""
     keep_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        z_rows = z.view_as(z) if z.requires_grad else z.detach().requires_grad_()
+        z_rows = differentiable_view(z)
         du_dz = derivative(pot(z_rows, time, k), z_rows)
         rows = [derivative(du_dz[:, i], z_rows) for i in range(z.shape[1])]
         hessian = torch.stack(rows, dim=1) if rows else z.new_zeros(z.shape[0], 0, 0)

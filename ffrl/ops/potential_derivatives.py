@@ -7,6 +7,7 @@ from typing import Literal, Protocol, cast, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ffrl.errors import ArgumentError
 from ffrl.ops.analytic import potential_derivatives_analytic
@@ -99,8 +100,9 @@ def potential_derivatives(
 
 def distinct_time_features(pot: MLPField, time: Tensor, k: int, *, order: int) -> TimeFeatures:
     """Time feature rows for time () or (N,), computed once per distinct time and gathered where times repeat."""
-    if time.dim() == 0 or time.requires_grad or torch.compiler.is_compiling():
-        return pot.time_features(time, k, order=order)  # a gradient in t needs a row of its own
+    differentiated = time.requires_grad or forward_ad.unpack_dual(time).tangent is not None
+    if time.dim() == 0 or differentiated or torch.compiler.is_compiling():
+        return pot.time_features(time, k, order=order)  # a derivative in t needs a row of its own
     times, row = torch.unique(time, return_inverse=True)
     if 2 * times.numel() > time.numel():
         return pot.time_features(time, k, order=order)
