@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 # Further options for every pip install, for example --find-links FOLDER.
 PIP_ARGS ?=
-DEMO_ITERATIONS ?= 3500
+DEMO_ITERATIONS ?= 2500
 DEMO_OUT ?= runs/demo
 # Further options for pytest, for example TEST_ARGS="-k oracle -x".
 TEST_ARGS ?=
@@ -64,7 +64,7 @@ setup: $(VENV)/.installed $(VENV)/.lint ## make the virtual environment and inst
 demo: $(VENV)/.installed ## train, evaluate and draw the small model; continues what an interrupted demo left
 	$(VENV_PYTHON) -m ffrl.train --preset small --data auto --iterations $(DEMO_ITERATIONS) --out $(DEMO_OUT) \
 	    $$([ ! -e '$(DEMO_OUT)/config.json' ] || echo --resume)
-	$(VENV_PYTHON) -m ffrl.evaluate $(DEMO_OUT)
+	$(VENV_PYTHON) -m ffrl.evaluate $(DEMO_OUT) --likelihood-images 250
 	$(VENV_PYTHON) -m ffrl.traverse $(DEMO_OUT)
 
 test: $(VENV)/.installed ## run the quick tests

@@ -238,7 +238,7 @@ class EvaluationConfig:
     importance_samples: int = 16
     batch_size: int = 250
     log_det: LogDet = "exact"
-    """Change of variables in the ELBO and the importance-weighted bound; only "exact" makes them bounds proper."""
+    """Change of variables in the ELBO and the importance-weighted bound; they are bounds only with "exact"."""
     log_det_floor: float = 1e-3
     """Clamp of |1 + Δu| in the trace form."""
     seed: int = 0

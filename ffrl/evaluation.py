@@ -57,12 +57,18 @@ def sequence_errors(model: SequenceVAE, x: Tensor, k: Tensor) -> dict[str, Tenso
 def sequence_likelihoods(
     model: SequenceVAE, x: Tensor, k: Tensor, config: EvaluationConfig, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """Per-sample likelihoods in nats per image, means over the T+1 frames, with posterior samples of z_0."""
+    """Per-sample likelihoods in nats per image, means over the T+1 frames, with posterior samples of z_0.
+
+    The ELBO and the importance-weighted bound are bounds only if the flow is one-to-one; ``folding_steps`` is the share
+    of the steps from the posterior mean at which it cannot be (see ``LatentFlow.smallest_stretch``).
+    """
     num_steps = x.shape[1] - 1
     mu, log_var = model.encoder(x[:, 0])
     log_likelihoods, log_weights = [], []
-    for _ in range(config.importance_samples):
-        noise = torch.randn(mu.shape, generator=generator, dtype=mu.dtype).to(mu.device)
+    # One draw per image, so that an image's noise does not depend on the batch it is in.
+    shape = (config.importance_samples, mu.shape[1])
+    draws = [torch.randn(shape, generator=generator, dtype=mu.dtype) for _ in range(mu.shape[0])]
+    for noise in torch.stack(draws, dim=1).to(mu.device):  # (B, D)
         z0 = mu + torch.exp(0.5 * log_var) * noise
         if config.log_det == "exact":
             z = flow_rollout(model.potential, z0, k, num_steps, backend=model.flow.backend)
@@ -77,7 +83,9 @@ def sequence_likelihoods(
         log_likelihoods.append(log_likelihood)
         log_weights.append(log_likelihood + log_p_sequence(model, z, k) - log_q)
     weights = torch.stack(log_weights)  # (n, B, T+1)
+    mean_path = flow_rollout(model.potential, mu, k, num_steps, backend=model.flow.backend)
     return {
+        "folding_steps": (model.flow.smallest_stretch(mean_path, k) <= 0).to(mu.dtype).mean(1),
         "log_likelihood": torch.stack(log_likelihoods).mean(0).mean(1),
         "elbo": weights.mean(0).mean(1),
         "importance_weighted_bound": importance_weighted_bound(weights).mean(1),
@@ -129,5 +137,6 @@ def summarize(values: dict[str, list[Tensor]]) -> dict[str, Any]:
         summary[metric] = rows.mean(0).tolist()
         if rows.dim() == 1:
             summary[f"{metric}_standard_error"] = (rows.std(unbiased=rows.shape[0] > 1) / rows.shape[0] ** 0.5).item()
-    summary["equivariance_over_copy"] = summary["equivariance_error"] / summary["copy"]
+    copy = summary["copy"]  # zero where the transformation does nothing
+    summary["equivariance_over_copy"] = summary["equivariance_error"] / copy if copy else None
     return summary

@@ -12,6 +12,16 @@ from ffrl.errors import ArgumentError
 from ffrl.records import SequenceBatch
 
 
+def transformation_parameter(config: SequenceConfig, name: str, progress: int) -> float:
+    """Magnification, degrees of rotation or of hue after ``progress`` steps; negative steps give the inverse."""
+    fraction = abs(progress) / config.num_steps
+    if name == "scale":
+        scale = 1 + (config.max_scale - 1) * fraction
+        return 1 / scale if progress < 0 else scale
+    degrees = (config.max_rotation if name == "rotation" else config.max_hue) * fraction
+    return -degrees if progress < 0 else degrees
+
+
 class TransformedImages:
     """Sequences x_0..x_T of grey images in the red channel, each under one transformation k.
 
@@ -41,16 +51,21 @@ class TransformedImages:
         self.config = config
         self.device = torch.device(device)
         self.images = images.to(self.device)  # (N, I, I)
-        fraction = torch.arange(config.num_steps + 1, dtype=torch.float64) / config.num_steps  # (T+1,)
-        still, upright = torch.ones_like(fraction), torch.zeros_like(fraction)
-        scale = 1 + (config.max_scale - 1) * fraction
+        steps = range(config.num_steps + 1)
+        scale, angle, hue = (
+            torch.tensor([transformation_parameter(config, name, t) for t in steps], dtype=torch.float64)
+            for name in ("scale", "rotation", "hue")
+        )  # (T+1,)
         # x_0 is copied, so that the grids hold t = 1..T: (T, I, I, 2)
         self._grids = {
-            name: sampling_grid(size[1:], angle[1:], images.shape[-1], torch.float32).to(self.device)
-            for name, size, angle in (("scale", scale, upright), ("rotation", still, config.max_rotation * fraction))
+            name: sampling_grid(size[1:], degrees[1:], images.shape[-1], torch.float32).to(self.device)
+            for name, size, degrees in (
+                ("scale", scale, torch.zeros_like(scale)),
+                ("rotation", torch.ones_like(angle), angle),
+            )
             if name in config.transformations
         }
-        self._hues = hue_of_red(config.max_hue * fraction).float().to(self.device)  # (T+1, 3)
+        self._hues = hue_of_red(hue).float().to(self.device)  # (T+1, 3)
 
     def __len__(self) -> int:
         return self.images.shape[0]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ffrl.errors import ArgumentError
 from ffrl.models.potential import PotentialMLP
-from ffrl.ops import log_abs_det, potential_derivatives
+from ffrl.ops import log_abs_det, potential_derivatives, potential_hessian
 from ffrl.ops.analytic import stacked_velocity
 from ffrl.ops.backends import resolve_backend
 from ffrl.ops.oracle import Field
@@ -128,6 +128,16 @@ class LatentFlow(nn.Module):
         """log|det(I + ∇²u(z_{t-1}, t))| of every step of states z (B, T+1, D), (B, T): FFRL eq. 9."""
         rows, time, k_rows = step_rows(z, k)
         return log_abs_det(self.potential, rows, time, k_rows).view(z.shape[0], z.shape[1] - 1)
+
+    def smallest_stretch(self, z: Tensor, k: int | Tensor) -> Tensor:
+        """Smallest eigenvalue of I + ∇²u(z_{t-1}, t) of every step of states z (B, T+1, D), (B, T).
+
+        Where it is positive everywhere, z + ∇u is one-to-one and its change of variables exact. A step with a negative
+        one folds space: then log q(z_t) counts one of several preimages, and what is built on it is no bound.
+        """
+        rows, time, k_rows = step_rows(z, k)
+        hessian = potential_hessian(self.potential, rows, time, k_rows)
+        return 1 + torch.linalg.eigvalsh(hessian)[:, 0].view(z.shape[0], z.shape[1] - 1)
 
 
 def step_rows(z: Tensor, k: int | Tensor) -> tuple[Tensor, Tensor, int | Tensor]:

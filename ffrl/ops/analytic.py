@@ -77,7 +77,7 @@ def laplacian_gram_vjp(
     num_rows, hidden1 = d1.shape
     hidden2 = weight2.shape[0]
     # The temporary λ c_j d1 has rows*units*H1 elements and T_j has units*H1*H1: bound both.
-    units_per_tile = max(1, min(hidden2, TILE_ELEMENTS // max(1, hidden1 * max(hidden1, min(num_rows, hidden1)))))
+    units_per_tile = max(1, min(hidden2, TILE_ELEMENTS // max(1, hidden1 * hidden1)))
     rows_per_tile = max(1, TILE_ELEMENTS // max(1, units_per_tile * hidden1))
     for j in range(0, hidden2, units_per_tile):
         units = slice(j, j + units_per_tile)
@@ -208,17 +208,16 @@ class _Analytic(torch.autograd.Function):
         cotangents = v_outputs[:5]
         with torch.no_grad():
             gradients = _analytic_vjp(ctx, *cotangents)
-        tracked = [v for v in cotangents if v is not None and v.requires_grad]
-        if torch.is_grad_enabled() and (tracked or any(s is not None and s.requires_grad for s in ctx.saved_tensors)):
-            sources = [*tracked, *(s for s in ctx.saved_tensors if s is not None and s.requires_grad)]
+        if torch.is_grad_enabled():  # create_graph=True
+            sources = [x for x in (*cotangents, *ctx.saved_tensors) if x is not None and x.requires_grad]
             gradients = tuple(None if g is None else _FirstOrderOnly.apply(g, *sources) for g in gradients)
         return (*gradients, None, None)
 
     @staticmethod
     def jvp(ctx: Any, *_: Any) -> Any:
         raise DerivativeOrderError(
-            "the fused potential op has no forward-mode derivative; "
-            'call potential_derivatives(..., backend="oracle") for one'
+            'the fused potential op has no forward-mode derivative; potential_derivatives(..., backend="oracle") has '
+            "one, under torch.autograd.forward_ad"
         )
 
 

@@ -100,9 +100,10 @@ def potential_derivatives(
 
 def distinct_time_features(pot: MLPField, time: Tensor, k: int, *, order: int) -> TimeFeatures:
     """Time feature rows for time () or (N,), computed once per distinct time and gathered where times repeat."""
-    differentiated = time.requires_grad or forward_ad.unpack_dual(time).tangent is not None
-    if time.dim() == 0 or differentiated or torch.compiler.is_compiling():
+    if time.dim() == 0 or time.requires_grad or torch.compiler.is_compiling():
         return pot.time_features(time, k, order=order)  # a derivative in t needs a row of its own
+    if forward_ad.unpack_dual(time).tangent is not None:
+        return pot.time_features(time, k, order=order)  # so does a tangent, to be refused and not lost
     times, row = torch.unique(time, return_inverse=True)
     if 2 * times.numel() > time.numel():
         return pot.time_features(time, k, order=order)

@@ -1,0 +1,242 @@
+"""All pictures of a run, as file name -> content."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ffrl.data import TransformedImages
+from ffrl.figures.animation import Scene, animation
+from ffrl.figures.curves import training_curves
+from ffrl.figures.grid import Block, Frames, captions, describe, grid, percentage
+from ffrl.figures.overview import Panel, overview
+from ffrl.models import SequenceVAE
+from ffrl.traversals import (
+    Step,
+    composed_frames,
+    decode,
+    follow,
+    progress_of,
+    schedule_steps,
+    superposition_steps,
+    superpositions,
+    switch_schedule,
+    traverse,
+)
+
+STEP = r"$z_t = z_{t-1} + \nabla u^k(z_{t-1}, t)$"
+HOW_TO_READ = (
+    "error: L1 distance of flow and truth, summed over pixels and channels.  E: its sum over t ≥ 1.  "
+    "copying, black: E of the first frame repeated, and of black frames."
+)
+OVERVIEW_DIGITS = 3
+ONE_LINE = 8
+
+
+class Album:
+    """Draws a trained model on a few test images.
+
+    Args:
+        model: in evaluation mode, on the device of ``data``.
+        data: the test set.
+        indices: (B,) int64, the digits that are shown.
+        source: what the digits are, for the captions.
+        evaluation: the content of evaluation.json, or None where there is none of this model.
+        composition: what ``ffrl.traversals.composition_errors`` returned.
+    """
+
+    def __init__(
+        self,
+        model: SequenceVAE,
+        data: TransformedImages,
+        indices: Tensor,
+        source: str,
+        evaluation: Mapping[str, Any] | None,
+        composition: Mapping[str, Any],
+    ) -> None:
+        self.model, self.data, self.indices, self.source = model, data, indices, source
+        self.evaluation, self.composition = evaluation, composition
+        self.names, self.num_steps = data.config.transformations, data.num_steps
+        with torch.no_grad():
+            self.z0 = model.encoder(data.sequence(indices, 0).x[:, 0])[0]  # (B, D) posterior mean
+
+    def draw(self, records: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
+        """Every picture that this model and these records of metrics.jsonl allow."""
+        pictures = {"overview.png": self.overview()}
+        for k, name in enumerate(self.names):
+            pictures[f"traverse_{name}.png"] = self.traverse_grid(k)
+        pictures["traverse.gif"] = self.traverse_animation()
+        pictures["backward.png"] = self.backward_grid()
+        if len(self.names) > 1:
+            if self.num_steps > 1:
+                pictures["switch.png"] = self.switch_grid()
+                pictures["switch.gif"] = self.switch_animation()
+            pictures["superposition.png"] = self.superposition_grid()
+        if records:
+            pictures["training_curves.png"] = training_curves(records, self.names)
+        return pictures
+
+    @torch.no_grad()
+    def along(self, k: int, direction: int = 1) -> tuple[Frames, Tensor]:
+        """Frames of all digits along transformation k, and the progress (T+1, K) that the truth shows."""
+        backend = self.model.flow.backend
+        z = traverse(self.model.potential, self.z0, k, self.num_steps, direction=direction, backend=backend)
+        progress = progress_of(schedule_steps([k] * self.num_steps), len(self.names), direction=direction)
+        return Frames(composed_frames(self.data, self.indices, progress), decode(self.model, z)), progress
+
+    @torch.no_grad()
+    def path(self, steps: Sequence[Step], digit: int) -> tuple[Frames, Tensor]:
+        """Frames of one digit along a path, and their progress (S+1, K)."""
+        z0 = self.z0[digit : digit + 1]
+        z = follow(self.model.potential, z0, steps, backend=self.model.flow.backend)
+        progress = progress_of(steps, len(self.names))
+        truth = composed_frames(self.data, self.indices[digit : digit + 1], progress)
+        return Frames(truth, decode(self.model, z)), progress
+
+    def heads(self, progress: Tensor) -> list[str]:
+        """Captions that begin with the time; on a line of its own where several transformations follow."""
+        values = captions(self.data.config, progress)
+        joint = ":  " if max(map(len, values)) <= ONE_LINE else "\n"
+        return [f"t = {t}{joint}{value}" for t, value in enumerate(values)]
+
+    def label(self, digit: int) -> str:
+        return f"image {int(self.indices[digit])}"
+
+    def range_of(self, k: int) -> str:
+        """What transformation k does in T steps: "scale ×1 → ×1.8"."""
+        ends = (describe(self.data.config, self.names[k], t) for t in (0, self.num_steps))
+        first, last = (end.removeprefix(self.names[k]).strip() for end in ends)
+        return f"{self.names[k]} {first} → {last}"
+
+    def score(self, k: int, frames: Frames) -> tuple[float, float, str]:
+        """E_k, that of copying, and on what: the whole evaluation where there is one, else the digits shown."""
+        if self.evaluation is None:
+            return frames.equivariance_error, frames.copy, digits_shown(len(frames.truth))
+        row = self.evaluation["transformations"][self.names[k]]
+        return row["equivariance_error"], row["copy"], f"{self.evaluation['num_images']:,} test images"
+
+    def traverse_grid(self, k: int) -> bytes:
+        frames, progress = self.along(k)
+        heads = self.heads(progress)
+        blocks = [Block(frames.digit(i), self.label(i), heads) for i in range(len(self.indices))]
+        score, copy = frames.equivariance_error, frames.copy
+        footer = [
+            f"E over the {len(blocks)} digits shown: {score:.1f}, {percentage(score, copy)} of copying ({copy:.1f})"
+        ]
+        if self.evaluation is not None:
+            score, copy, source = self.score(k, frames)
+            footer.append(f"E over {source}: {score:.1f}, {percentage(score, copy)} of copying ({copy:.1f})")
+        notes = [
+            "truth: the image transformed.  flow: decoded from " + STEP + ", starting from the first frame alone.",
+            HOW_TO_READ,
+            self.source,
+        ]
+        return grid(f"Along the flow of one potential: {self.range_of(k)}", notes, blocks, footer)
+
+    def backward_grid(self) -> bytes:
+        blocks = []
+        for k, name in enumerate(self.names):
+            frames, progress = self.along(k, direction=-1)
+            digit = k % len(self.indices)
+            label = f"{name}, {self.label(digit)}"
+            blocks.append(Block(frames.digit(digit), label, self.heads(progress)))
+        notes = [
+            r"flow: decoded from $z_t = z_{t-1} - \nabla u^k(z_{t-1}, t)$, against the direction of training, which "
+            "has shown no such image.",
+            "truth: the inverse of the transform of step t, applied to the image.",
+            HOW_TO_READ,
+            self.source,
+        ]
+        footer = self.composition_lines(self.composition["backward"], "")
+        return grid("Backward flow: the sign of the velocity reversed", notes, blocks, footer)
+
+    def switches(self) -> list[tuple[str, Frames, Tensor]]:
+        """Label, frames and progress of every ordered pair, switched half-way; the digits take turns."""
+        found = []
+        for number, (first, second) in enumerate(itertools.permutations(range(len(self.names)), 2)):
+            steps = schedule_steps(switch_schedule(first, second, self.num_steps))
+            digit = number % len(self.indices)
+            frames, progress = self.path(steps, digit)
+            found.append((f"{self.names[first]} → {self.names[second]}, {self.label(digit)}", frames, progress))
+        return found
+
+    def switch_grid(self) -> bytes:
+        at = self.num_steps // 2
+        blocks = [
+            Block(frames, label, self.heads(progress), switch_after=at) for label, frames, progress in self.switches()
+        ]
+        rows = [row for row in self.composition["switch"] if row["clock"] == "own"]
+        notes = [
+            f"The code follows the first potential for {at} steps, then continues from where it is along the second, "
+            "whose time starts at 1.",
+            "truth: both transforms, each as far as its potential has acted. Training has shown no such pair.",
+            HOW_TO_READ,
+            self.source,
+        ]
+        return grid("Switching the potential half-way", notes, blocks, self.composition_lines(rows, " → "))
+
+    def switch_animation(self) -> bytes:
+        scenes = [
+            Scene(frames, label.split(",")[0], captions(self.data.config, progress))
+            for label, frames, progress in self.switches()
+        ]
+        return animation("Switching the potential half-way", scenes, scenes_per_row=-(-len(scenes) // 2))
+
+    def superposition_grid(self) -> bytes:
+        blocks = []
+        for number, ks in enumerate(superpositions(len(self.names))):
+            digit = number % len(self.indices)
+            frames, progress = self.path(superposition_steps(ks, self.num_steps), digit)
+            label = f"{' + '.join(self.names[k] for k in ks)}, {self.label(digit)}"
+            blocks.append(Block(frames, label, self.heads(progress)))
+        notes = [
+            r"flow: decoded from $z_t = z_{t-1} + \Sigma_k \nabla u^k(z_{t-1}, t)$.  truth: all transforms at once. "
+            "Training has shown them one at a time only.",
+            HOW_TO_READ,
+            self.source,
+        ]
+        footer = self.composition_lines(self.composition["superposition"], " + ")
+        return grid("Superposition: the sum of several flows", notes, blocks, footer)
+
+    def composition_lines(self, rows: Sequence[Mapping[str, Any]], joint: str) -> list[str]:
+        """E of every composition over many images, two to a line."""
+        words = []
+        for row in rows:
+            score, copy, zero = row["equivariance_error"], row["copy"], row["zero"]
+            name = joint.join(row["transformations"])
+            words.append(f"{name} {score:.0f} ({percentage(score, copy)} of copying {copy:.0f}, black {zero:.0f})")
+        lines = ["     ".join(words[i : i + 2]) for i in range(0, len(words), 2)]
+        return [f"E over {self.composition['num_images']:,} test images:", *lines]
+
+    def traverse_animation(self) -> bytes:
+        scenes = []
+        for k in range(len(self.names)):
+            frames, progress = self.along(k)
+            scenes.append(Scene(frames, self.range_of(k), captions(self.data.config, progress)))
+        return animation("Decoded along the flow of one potential", scenes, scenes_per_row=1)
+
+    def overview(self) -> bytes:
+        panels = []
+        source = ""
+        for k, name in enumerate(self.names):
+            frames, progress = self.along(k)
+            shown = Frames(frames.truth[:OVERVIEW_DIGITS], frames.decoded[:OVERVIEW_DIGITS])
+            score, copy, source = self.score(k, shown)
+            values = [text.removeprefix(name).strip() for text in captions(self.data.config, progress)]
+            panels.append(Panel(shown, name, values, score, copy))
+        many = {2: "Two", 3: "Three", 4: "Four"}.get(len(panels), str(len(panels)))
+        title = f"{many} transformations" if len(panels) > 1 else "A transformation"
+        title += (
+            " of handwritten digits" + (", each" if len(panels) > 1 else ":") + " the flow of one learned potential"
+        )
+        note = "truth: the image transformed.  flow: decoded from " + STEP + ", starting from the first frame alone."
+        error = f"error: Σ over t = 1..{self.num_steps} of |truth − flow|, summed over pixels, mean over {source}."
+        return overview(title, note, panels, f"{error}  {self.source}.")
+
+
+def digits_shown(count: int) -> str:
+    return f"the {count} digits shown" if count > 1 else "the digit shown"
