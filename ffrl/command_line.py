@@ -1,4 +1,4 @@
-"""What the commands share: their error reporting. Imports neither torch nor numpy."""
+"""What the commands share: error reporting, and how a share is printed. Imports neither torch nor numpy."""
 
 from __future__ import annotations
 
@@ -37,3 +37,8 @@ def run_command(command: Callable[[list[str]], int], argv: list[str] | None = No
             raise
         print(f"error: this command needs the package {error.name}; pip install 'ffrl[{extra}]'", file=sys.stderr)
         return USAGE_ERROR
+
+
+def percentage(value: float, whole: float) -> str:
+    """How much of the whole, in words that also hold for an empty one."""
+    return f"{100 * value / whole:.1f} %" if whole > 0 else "-"

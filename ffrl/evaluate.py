@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from ffrl.command_line import run_command
+from ffrl.command_line import percentage, run_command
 from ffrl.config import EvaluationConfig
 from ffrl.run_folder import write_json
 
@@ -51,7 +51,7 @@ def print_tables(result: dict[str, Any]) -> None:
             name,
             f"{row['equivariance_error']:.1f} ± {row['equivariance_error_standard_error']:.1f}",
             f"{row['copy']:.1f}",
-            percentage(row["equivariance_over_copy"]),
+            percentage(row["equivariance_error"], row["copy"]),
             f"{row['zero']:.1f}",
             f"{row['autoencoding']:.1f}",
             f"{row['reconstruction_0']:.1f}",
@@ -79,11 +79,6 @@ def print_tables(result: dict[str, Any]) -> None:
         "I + ∇²u has a negative eigenvalue, so that it is not. HJ²: squared Hamilton-Jacobi residual.",
         style="dim",
     )
-
-
-def percentage(share: float | None) -> str:
-    """A share of the copy baseline as text; there is none where the baseline is zero."""
-    return "-" if share is None else f"{100 * share:.1f} %"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,10 +14,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from ffrl.command_line import run_command
+from ffrl.command_line import percentage, run_command
 from ffrl.config import require, require_integer
 from ffrl.errors import ArgumentError, OutputError
-from ffrl.evaluate import EVALUATION_FILE, percentage
+from ffrl.evaluate import EVALUATION_FILE
 from ffrl.run_folder import read_metrics, write_atomic, write_json
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def print_compositions(result: Mapping[str, Any]) -> None:
             joint.join(names) if len(names) > 1 else names[0] + joint,
             f"{row['equivariance_error']:.1f} ± {row['equivariance_error_standard_error']:.1f}",
             f"{row['copy']:.1f}",
-            percentage(row["equivariance_over_copy"]),
+            percentage(row["equivariance_error"], row["copy"]),
             f"{row['zero']:.1f}",
             shared.get(tuple(row["transformations"]), "") if joint == " → " else "",
         )

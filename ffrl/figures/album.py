@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ffrl.command_line import percentage
 from ffrl.data import TransformedImages
 from ffrl.figures.animation import Scene, animation
 from ffrl.figures.curves import training_curves
-from ffrl.figures.grid import Block, Frames, captions, describe, grid, percentage
+from ffrl.figures.grid import Block, Frames, captions, describe, grid
 from ffrl.figures.overview import Panel, overview
 from ffrl.models import SequenceVAE
 from ffrl.traversals import (

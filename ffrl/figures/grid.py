@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ffrl.command_line import percentage
 from ffrl.config import SequenceConfig
 from ffrl.data.sequences import transformation_parameter
 from ffrl.figures.canvas import FAINT, Canvas
@@ -111,11 +112,6 @@ def grid(title: str, notes: Sequence[str], blocks: Sequence[Block], footer: Sequ
 
 def caption_height(block: Block) -> int:
     return ERROR_LINE * max(text.count("\n") + 1 for text in block.captions)
-
-
-def percentage(value: float, whole: float) -> str:
-    """How much of the whole, in words that also hold for an empty one."""
-    return f"{100 * value / whole:.1f} %" if whole > 0 else "–"
 
 
 def captions(config: SequenceConfig, progress: Tensor) -> list[str]:
