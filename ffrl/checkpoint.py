@@ -27,7 +27,9 @@ WEIGHTS_FILE = "model.safetensors"
 STATE_FILE = "training.pt"
 MANIFEST_FILE = "manifest.json"
 FORMAT = 1
-PARTIAL_PREFIX = "."
+
+# Names of what is not a checkpoint yet, and of what no longer is one. Other hidden files are not ours.
+SAVING, RETIRED = ".saving-", ".retired-"
 
 
 class Checkpoint(NamedTuple):
@@ -50,14 +52,17 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, keep: int) -> Path:
     """Write a checkpoint, then remove all but the newest ``keep``; raises OutputError and leaves the old ones alone."""
     parent = run / FOLDER
     final = parent / f"{checkpoint.iteration:08d}"
-    partial = parent / f"{PARTIAL_PREFIX}saving-{final.name}"
+    partial = parent / f"{SAVING}{final.name}"
+    if final.exists():
+        raise OutputError(f"the checkpoint {final} is already there")
     try:
         parent.mkdir(exist_ok=True)
-        for stale in parent.glob(f"{PARTIAL_PREFIX}*"):
+        for stale in (*parent.glob(f"{SAVING}*"), *parent.glob(f"{RETIRED}*")):
             shutil.rmtree(stale)
         partial.mkdir()
         weights = {name: value.detach().cpu().contiguous() for name, value in checkpoint.weights.items()}
-        safetensors.torch.save_file(weights, partial / WEIGHTS_FILE)
+        # Not save_file, which makes files that only their owner can read.
+        (partial / WEIGHTS_FILE).write_bytes(safetensors.torch.save(weights))
         torch.save(checkpoint.state, partial / STATE_FILE)
         manifest = {
             "format": FORMAT,
@@ -69,12 +74,10 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, keep: int) -> Path:
             with open(file, "rb") as handle:
                 os.fsync(handle.fileno())
         fsync_folder(partial)
-        if final.exists():
-            final.rename(parent / f"{PARTIAL_PREFIX}replaced-{final.name}")
         partial.rename(final)
         fsync_folder(parent)
         for old in checkpoint_folders(run)[:-keep]:
-            retired = parent / f"{PARTIAL_PREFIX}retired-{old.name}"
+            retired = parent / f"{RETIRED}{old.name}"
             old.rename(retired)
             shutil.rmtree(retired)
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:  # torch reports a full disk as RuntimeError
@@ -99,22 +102,31 @@ def latest_checkpoint(run: Path) -> Path:
 def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
     """Read a checkpoint; raises CheckpointError naming the file that is missing, truncated or changed."""
     manifest = read_manifest(folder)
-    for name, expected in manifest["files"].items():
-        path = folder / name
-        if not path.is_file():
-            raise CheckpointError(f"{path} is missing")
-        found = file_stamp(path)
-        if found["bytes"] != expected["bytes"]:
-            raise CheckpointError(
-                f"{path} has {found['bytes']} bytes, its manifest says {expected['bytes']}: truncated"
-            )
-        if found["sha256"] != expected["sha256"]:
-            raise CheckpointError(
-                f"{path} has SHA-256 {found['sha256']}, its manifest says {expected['sha256']}: corrupt"
-            )
-    weights = safetensors.torch.load_file(folder / WEIGHTS_FILE, device=str(device))
-    # Optimizer.load_state_dict moves its state to its parameters' device; generator states must stay on the CPU.
-    state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
+    path = folder
+    try:
+        for name, expected in manifest["files"].items():
+            path = folder / name
+            found = file_stamp(path)
+            if found["bytes"] != expected["bytes"]:
+                raise CheckpointError(
+                    f"{path} has {found['bytes']} bytes, its manifest says {expected['bytes']}: truncated"
+                )
+            if found["sha256"] != expected["sha256"]:
+                raise CheckpointError(
+                    f"{path} has SHA-256 {found['sha256']}, its manifest says {expected['sha256']}: corrupt"
+                )
+        path = folder / WEIGHTS_FILE
+        weights = safetensors.torch.load_file(path, device=str(device))
+        path = folder / STATE_FILE
+        # Optimizer.load_state_dict moves its state to its parameters' device; generator states must stay on the CPU.
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing") from None
+    except Exception as error:  # torch.load of what torch.save has not written raises anything
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(f"{path} cannot be read: {type(error).__name__}: {reason}") from error
     return Checkpoint(manifest["iteration"], weights, state)
 
 

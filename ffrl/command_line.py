@@ -9,6 +9,7 @@ from collections.abc import Callable
 from ffrl.errors import FfrlError
 
 USAGE_ERROR = 2
+INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 
 # Import name -> extra that brings it.
 OPTIONAL_PACKAGES = {
@@ -31,6 +32,9 @@ def run_command(command: Callable[[list[str]], int], argv: list[str] | None = No
     except FfrlError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
     except ModuleNotFoundError as error:
         extra = OPTIONAL_PACKAGES.get((error.name or "").split(".")[0])
         if extra is None:

@@ -222,6 +222,7 @@ class TrainConfig:
             require_integer(name, getattr(self, name), 1)
         if self.threads is not None:
             require_integer("threads", self.threads, 1)
+            require(self.threads <= 1024, "threads", self.threads, "an integer <= 1024")
         channels, size = self.model.image_channels, self.model.image_size
         require(channels == 3, "model.image_channels", channels, "3, the channels of the sequences")
         require(size == 28, "model.image_size", size, f"28, the size of the images of {DATA_NAMES}")
@@ -308,7 +309,7 @@ def preset_config(name: str) -> TrainConfig:
     return TrainConfig(
         preset="small",
         model=ModelConfig(decoder_convolutions=False, decoder_widths=(256, 512)),
-        # A decoder noise of 0.15 instead of 1 keeps the ELBO honest and its KL from hiding what a digit looks like.
+        # With a noise of 1 the reconstruction weighs too little against the KL for a code to hold a digit's shape.
         loss=LossConfig(noise_scale=0.15),
         optimizer=OptimizerConfig(learning_rate=2e-3, schedule="cosine", warmup=100),
     )

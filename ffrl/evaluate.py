@@ -8,10 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import tyro
-from rich.console import Console
-from rich.table import Table
-
 from ffrl.command_line import percentage, run_command
 from ffrl.config import EvaluationConfig
 from ffrl.run_folder import write_json
@@ -21,6 +17,9 @@ EVALUATION_FILE = "evaluation.json"
 
 def print_tables(result: dict[str, Any]) -> None:
     """Print the errors with their baselines, and the likelihoods with their ceiling."""
+    from rich.console import Console  # here, so that a missing package is reported as run_command does
+    from rich.table import Table
+
     console = Console(width=120)
     errors = Table(
         title=f"Equivariance error: Σ over t=1..{result['num_steps']} of |x_t - decode(z_t)|₁, mean over "
@@ -85,13 +84,16 @@ def print_tables(result: dict[str, Any]) -> None:
 class EvaluateCommand:
     """Evaluate a run on the official test set, print the tables and write evaluation.json into the run folder."""
 
-    run: tyro.conf.Positional[Path]
+    run: Path
     """Run folder written by python -m ffrl.train."""
-    evaluation: tyro.conf.OmitArgPrefixes[EvaluationConfig] = dataclasses.field(default_factory=EvaluationConfig)
+    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
 
 
 def main(argv: list[str]) -> int:
-    command = tyro.cli(EvaluateCommand, args=argv, prog="python -m ffrl.evaluate")
+    import tyro
+
+    config = (tyro.conf.PositionalRequiredArgs, tyro.conf.OmitArgPrefixes)
+    command = tyro.cli(EvaluateCommand, args=argv, prog="python -m ffrl.evaluate", config=config)
     from ffrl.data import TransformedImages, load_images  # load torch: not before --help has been answered
     from ffrl.evaluation import evaluate_model
     from ffrl.trainer import load_model

@@ -45,7 +45,7 @@ def reconstruction_nll(logits: Tensor, x: Tensor, config: LossConfig) -> Tensor:
         nll = F.binary_cross_entropy_with_logits(logits, x, reduction="none")
         return nll.flatten(2).sum(-1)
     error = torch.sigmoid(logits) - x
-    pixels = error[0, 0].numel()
+    pixels = error.shape[2:].numel()
     if config.likelihood == "laplace":
         return error.abs().flatten(2).sum(-1) / scale + pixels * math.log(2 * scale)
     squared = error.square().flatten(2).sum(-1)

@@ -10,9 +10,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ffrl.config import TrainConfig
+from ffrl.errors import OutputError
 
 # Plain lines are for log files: one in this many seconds is enough.
 PLAIN_LINE_SECONDS = 15.0
+
+
+def require_tensorboard() -> None:
+    """Raise ModuleNotFoundError where TensorBoard is not installed."""
+    from torch.utils.tensorboard import SummaryWriter  # noqa: F401  slow to import: only when it is wanted
 
 
 class TrainingProgress:
@@ -25,7 +31,11 @@ class TrainingProgress:
         if config.tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # slow to import: only when it is wanted
 
-            self.writer = SummaryWriter(str(config.out / "tensorboard"), purge_step=iteration + 1)
+            folder = config.out / "tensorboard"
+            try:
+                self.writer = SummaryWriter(str(folder), purge_step=iteration + 1)
+            except OSError as error:
+                raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
         self.console = Console(file=sys.stderr)
         self.bar = Progress(
             TextColumn("[bold]{task.description}"),

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import fcntl
 import json
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ffrl.config import TrainConfig, from_dict, to_dict
 from ffrl.errors import ArgumentError, OutputError
+
+logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
@@ -45,20 +51,51 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
+def check_new_run(out: Path) -> None:
+    """Raise OutputError where a new run would overwrite something; writes nothing."""
+    try:
+        if os.path.lexists(out / CONFIG_FILE):
+            raise OutputError(f"out = {out} already holds a run; continue it with --resume, or choose another folder")
+        # What a kill leaves of create_run is no one's work.
+        if os.path.lexists(out) and {*os.listdir(out)} - {f".{CONFIG_FILE}.partial"}:
+            raise OutputError(f"out = {out} is not an empty folder; choose another one")
+    except (OSError, ValueError) as error:  # ValueError: a name with a null byte
+        raise OutputError(f"out = {str(out)!r} cannot be a run folder: {error}") from error
+
+
+@contextlib.contextmanager
+def exclusive(run: Path) -> Iterator[None]:
+    """Raise OutputError while another process trains in a run folder; the lock ends with the process."""
+    descriptor = os.open(run, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise OutputError(f"out = {run}: another process is training in this folder") from None
+    except OSError as error:  # a file system without locks
+        logger.warning("%s is not guarded against a second process: %s", run, error.strerror)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def update_config(config: TrainConfig) -> None:
+    """Save the configuration of a continuation: from then on, what differs in it holds for the run."""
+    write_json(config.out / CONFIG_FILE, to_dict(dataclasses.replace(config, resume=False)))
+
+
 def create_run(config: TrainConfig) -> None:
     """Make the run folder and save the configuration; raises OutputError where a run would be overwritten."""
     out = config.out
-    if (out / CONFIG_FILE).exists():
-        raise OutputError(f"out = {out} already holds a run; continue it with --resume, or choose another folder")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(f"out = {out} exists and is not an empty folder; choose another one")
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    check_new_run(out)
+    made = [folder for folder in (out, *out.parents) if not os.path.exists(folder)]
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / CONFIG_FILE, to_dict(config))
     except (OSError, OutputError) as error:
         for folder in made:  # deepest first
-            if folder.is_dir() and not any(folder.iterdir()):
+            if os.path.isdir(folder) and not any(folder.iterdir()):
                 folder.rmdir()
         if isinstance(error, OutputError):
             raise
@@ -67,49 +104,81 @@ def create_run(config: TrainConfig) -> None:
 
 def load_config(run: Path) -> TrainConfig:
     """The configuration saved in a run folder."""
-    path = run / CONFIG_FILE
-    if not run.is_dir():
-        raise ArgumentError("run", str(run), "a run folder written by python -m ffrl.train")
+    if not os.path.isdir(run):
+        raise ArgumentError("run", repr(str(run)), "a run folder written by python -m ffrl.train")
     try:
-        return from_dict(json.loads(path.read_text()))
+        return from_dict(json.loads((run / CONFIG_FILE).read_text()))
     except FileNotFoundError:
-        raise ArgumentError("run", str(run), f"a run folder that holds {CONFIG_FILE}") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ArgumentError("run", str(run), f"a run folder with a readable {CONFIG_FILE} ({error})") from error
+        raise ArgumentError("run", repr(str(run)), f"a run folder that holds {CONFIG_FILE}") from None
+    except (OSError, ValueError, TypeError) as error:  # ArgumentError and a JSON error are ValueErrors
+        raise ArgumentError("run", repr(str(run)), f"a run folder with a valid {CONFIG_FILE} ({error})") from error
 
 
 class MetricsLog:
     """metrics.jsonl: one JSON object a line, ascending in iteration, without wall-clock times.
 
     A resumed run first drops every line after its checkpoint, so that the file ends up bit-identical to that of an
-    uninterrupted run.
+    uninterrupted run. Every method raises OutputError where the file cannot be written.
     """
 
-    def __init__(self, run: Path, iteration: int) -> None:
+    def __init__(self, run: Path, iteration: int, log_every: int) -> None:
         self.path = run / METRICS_FILE
-        kept = [line for line in complete_lines(self.path) if json.loads(line)["iteration"] <= iteration]
-        write_atomic(self.path, "".join(kept).encode())
-        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
+        # A line within an interval was the last one of a shorter run, which is now continued.
+        kept = [
+            line
+            for line, record in sound_lines(self.path)
+            if record["iteration"] <= iteration and not record["iteration"] % log_every
+        ]
+        written = iteration // log_every
+        if len(kept) < written and self.path.exists():
+            raise OutputError(
+                f"{self.path} is damaged: {len(kept)} sound lines, but {written} were written by "
+                f"iteration {iteration}; move it away to continue without it"
+            )
+        write_atomic(self.path, b"".join(kept))
+        with self._reported():
+            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
 
     def append(self, record: dict[str, Any]) -> None:
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        with self._reported():
+            self._file.write((json.dumps(record) + "\n").encode())
 
     def sync(self) -> None:
         """Make the lines so far durable; called before the checkpoint that vouches for them."""
-        os.fsync(self._file.fileno())
+        with self._reported():
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()
 
+    @contextlib.contextmanager
+    def _reported(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(f"cannot write {self.path}: {error.strerror or error}") from error
 
-def complete_lines(path: Path) -> list[str]:
-    """Lines of a metrics file that end in a newline; a line cut off by a kill is not among them."""
-    if not path.exists():
+
+def sound_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
+    """Lines of a metrics file with their records, up to the first damaged one: a kill or a power cut spoils the end."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
         return []
-    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    except OSError as error:
+        raise OutputError(f"cannot read {path}: {error.strerror or error}") from error
+    sound: list[tuple[bytes, dict[str, Any]]] = []
+    for line in content.splitlines(keepends=True):
+        try:
+            record = json.loads(line)
+            if not line.endswith(b"\n") or not isinstance(record["iteration"], int):
+                break
+        except (ValueError, TypeError, KeyError):
+            break
+        sound.append((line, record))
+    return sound
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """All records of metrics.jsonl."""
-    return [json.loads(line) for line in complete_lines(run / METRICS_FILE)]
+    return [record for _, record in sound_lines(run / METRICS_FILE)]

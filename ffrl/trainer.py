@@ -7,6 +7,7 @@ import logging
 import math
 import platform
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ import torch
 
 from ffrl import __version__
 from ffrl.checkpoint import (
+    STATE_FILE,
     Checkpoint,
     checkpoint_folders,
     latest_checkpoint,
@@ -30,8 +32,17 @@ from ffrl.errors import ArgumentError, CheckpointError, TrainingDiverged
 from ffrl.losses import sequence_losses
 from ffrl.models import SequenceVAE
 from ffrl.ops.backends import check_backend, resolve_backend
-from ffrl.progress import TrainingProgress
-from ffrl.run_folder import SUMMARY_FILE, MetricsLog, create_run, load_config, write_json
+from ffrl.progress import TrainingProgress, require_tensorboard
+from ffrl.run_folder import (
+    SUMMARY_FILE,
+    MetricsLog,
+    check_new_run,
+    create_run,
+    exclusive,
+    load_config,
+    update_config,
+    write_json,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -68,20 +79,26 @@ def build_model(config: TrainConfig) -> SequenceVAE:
 
 @contextmanager
 def stop_on_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; a second one acts as it always does."""
+    """Collect SIGINT and SIGTERM instead of dying of them; a second one acts as it always does.
+
+    One that is ignored stays so: a shell has background commands ignore SIGINT. Threads other than the main one cannot
+    handle signals.
+    """
     received: list[int] = []
-    previous: dict[int, Any] = {}
+    main = threading.current_thread() is threading.main_thread()
+    handlers: dict[int, Any] = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM) if main}
+    handlers = {n: handler for n, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
 
     def remember(number: int, _: Any) -> None:
         received.append(number)
-        signal.signal(number, previous[number])
+        signal.signal(number, handlers[number])
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        previous[number] = signal.signal(number, remember)
+    for number in handlers:
+        signal.signal(number, remember)
     try:
         yield received
     finally:
-        for number, handler in previous.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
@@ -96,7 +113,11 @@ class Trainer:
         """Check everything that can be checked, then make or open the run folder; nothing is written on an error."""
         check_backend(config.backend)
         device = resolve_device(config.device)
+        if config.tensorboard:
+            require_tensorboard()
         saved = load_config(config.out) if config.resume else None
+        if saved is None:
+            check_new_run(config.out)
         name = saved.data if saved and config.data == "auto" else resolve_name(config.data, config.data_dir)
         config = dataclasses.replace(config, data=name, device=str(device))
         if saved and (changed := differences(saved, config)):
@@ -115,7 +136,9 @@ class Trainer:
         self.pending_count = 0
         if saved and checkpoint_folders(config.out):
             self.restore(latest_checkpoint(config.out))
-        elif not saved:
+        elif saved:
+            logger.warning("%s holds no checkpoint: starting at iteration 0", config.out)
+        else:
             create_run(config)
         self.saved_iteration = self.iteration if checkpoint_folders(config.out) else -1
 
@@ -128,12 +151,15 @@ class Trainer:
             )
         load_weights(self.model, checkpoint, folder)
         state = checkpoint.state
-        self.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["rng"])
-        if self.device.type == "cuda" and state["cuda_rng"] is not None:
-            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
-        self.iteration, self.seconds = checkpoint.iteration, state["seconds"]
-        self.pending, self.pending_count = state["pending"], state["pending_count"]
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+            torch.set_rng_state(state["rng"])
+            if self.device.type == "cuda" and state["cuda_rng"] is not None:
+                torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+            self.iteration, self.seconds = checkpoint.iteration, state["seconds"]
+            self.pending, self.pending_count = state["pending"], state["pending_count"]
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{folder / STATE_FILE} is of another configuration or version: {error!r}") from error
 
     def save(self) -> None:
         """Write a checkpoint of this iteration, unless there is one."""
@@ -180,12 +206,23 @@ class Trainer:
         config = self.config
         if self.iteration == config.iterations and self.saved_iteration == self.iteration:
             logger.info("%s is finished: %d iterations", config.out, self.iteration)
+            if not (config.out / SUMMARY_FILE).exists():  # a kill came between the last checkpoint and it
+                self.write_summary()
             return True
-        self.save()
-        metrics = MetricsLog(config.out, self.iteration)
-        progress = TrainingProgress(config, self.iteration)
+        with stop_on_signals() as signals, exclusive(config.out):
+            if config.resume:
+                update_config(config)
+            self.save()
+            self.train(signals)
+            self.write_summary()
+        return self.iteration == config.iterations
+
+    def train(self, signals: list[int]) -> None:
+        """Train until the last iteration or a signal, and save."""
+        config = self.config
+        metrics = MetricsLog(config.out, self.iteration, config.log_every)
         try:
-            with stop_on_signals() as signals, progress:
+            with TrainingProgress(config, self.iteration) as progress:
                 while self.iteration < config.iterations and not signals:
                     start = time.perf_counter()
                     terms = self.step()
@@ -201,8 +238,6 @@ class Trainer:
                     logger.warning("%s: saved at iteration %d; continue with --resume", name, self.iteration)
         finally:
             metrics.close()
-        self.write_summary()
-        return self.iteration == config.iterations
 
     def accumulate(self, terms: dict[str, float], metrics: MetricsLog, progress: TrainingProgress) -> None:
         """Add the terms of one iteration to the running means, and write them out at the end of each interval."""
@@ -217,7 +252,8 @@ class Trainer:
         record["diffusivity"] = self.model.prior.diffusivity.detach().tolist()
         metrics.append(record)
         progress.report(record)
-        self.pending, self.pending_count = {}, 0
+        if self.iteration % self.config.log_every == 0:  # a longer run completes the interval of a last line
+            self.pending, self.pending_count = {}, 0
 
     def write_summary(self) -> None:
         """Write what is not a function of the configuration: time, versions, machine."""

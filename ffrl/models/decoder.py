@@ -42,16 +42,15 @@ class Decoder(nn.Module):
         image = (config.image_channels, config.image_size, config.image_size)
         if config.decoder_convolutions:
             widths = [*config.conv_widths[::-1], config.image_channels]
-            layers += [
-                FullKernelTranspose(inputs, widths[0], config.image_size // 2 ** len(config.conv_widths)),
-                nn.ReLU(),
-            ]
+            size = config.image_size // 2 ** len(config.conv_widths)
+            layers += [FullKernelTranspose(inputs, widths[0], size), nn.ReLU()]
             for width, following in itertools.pairwise(widths):
+                doubled = width if config.refine else following
+                layers += [nn.ConvTranspose2d(width, doubled, kernel_size=4, stride=2, padding=1), nn.ReLU()]
                 if config.refine:
-                    layers += [nn.ConvTranspose2d(width, width, kernel_size=3, padding=1), nn.ReLU()]
-                layers += [nn.ConvTranspose2d(width, following, kernel_size=4, stride=2, padding=1), nn.ReLU()]
-            output = layers[-2]
+                    layers += [nn.ConvTranspose2d(width, following, kernel_size=3, padding=1), nn.ReLU()]
             layers.pop()
+            output = layers[-1]
         else:
             output = nn.Linear(inputs, math.prod(image))
             layers += [output, nn.Unflatten(1, image)]

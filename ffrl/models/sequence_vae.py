@@ -65,9 +65,11 @@ class SequenceVAE(nn.Module):
         size = (self.config.image_channels, self.config.image_size, self.config.image_size)
         if x.dim() != 5 or x.shape[1] < 2 or tuple(x.shape[2:]) != size:
             raise ArgumentError("x.shape", tuple(x.shape), f"(B, T+1, {', '.join(map(str, size))}) with T >= 1")
-        dtype = self.prior.diffusivity.dtype
+        dtype, device = self.prior.diffusivity.dtype, self.prior.diffusivity.device
         if x.dtype != dtype:
             raise ArgumentError("x.dtype", x.dtype, f"the dtype of the model, {dtype}")
+        if x.device != device:
+            raise ArgumentError("x.device", x.device, f"the device of the model, {device}")
         if not isinstance(k, Tensor):
             raise ArgumentError("k", repr(k), f"an int64 tensor ({x.shape[0]},)")
         num_steps = x.shape[1] - 1
