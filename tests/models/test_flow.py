@@ -11,7 +11,8 @@ from torch import Tensor
 from ffrl.errors import ArgumentError, BackendError
 from ffrl.models import LatentFlow, flow_rollout
 from ffrl.models import flow as flow_module
-from ffrl.models.flow import RowGroups, step_rows
+from ffrl.models.flow import step_rows
+from ffrl.ops import potential_derivatives
 from tests.models.reference import naive_trajectory, potential
 from tests.potentials import GaussianField, PlaneWave, QuadraticField
 from tests.tolerances import ROUNDING, assert_matches, relative_error
@@ -90,32 +91,6 @@ def test_order_of_the_rows_does_not_matter(backend: str):
     other = LatentFlow(pot, backend)(z0[order], k[order], 3)
     expected = {name: None if value is None else value[order] for name, value in one._asdict().items()}
     assert_matches(other._asdict(), expected, ROUNDING)
-
-
-@pytest.mark.parametrize(
-    ("k", "potentials", "width"),
-    [(MIXED, [0, 1, 2], 4), (MISSING, [0, 2], 4), ((1, 1), [1], 2), ((2,), [2], 1), ((), [0], 0)],
-)
-def test_row_groups(k: tuple[int, ...], potentials: list[int], width: int):
-    rows, index = rows_of(*k)
-    groups = RowGroups(index, len(k), 3)
-    packed = groups.pack(rows)
-    assert groups.potentials == potentials
-    assert packed.shape == (len(potentials), width, 3)
-    for line, one in zip(packed, potentials, strict=True):
-        count = int((index == one).sum())
-        assert torch.equal(line[:count], rows[index == one])
-        assert not line[count:].any()
-    assert torch.equal(groups.unpack(packed), rows)
-    assert torch.equal(groups.unpack(packed[..., None].expand(-1, -1, -1, 2))[..., 1], rows)
-
-
-def test_row_groups_of_one_potential_are_a_view():
-    rows, _ = rows_of(0, 0)
-    groups = RowGroups(1, 2, 3)
-    assert groups.potentials == [1]
-    assert groups.pack(rows).data_ptr() == rows.data_ptr()
-    assert torch.equal(groups.unpack(groups.pack(rows)), rows)
 
 
 def test_quadratic_field_goes_through_the_oracle():
@@ -214,6 +189,31 @@ def test_exact_log_determinant_of_every_step():
     assert log_det.std() > 0.01
 
 
+def test_smallest_stretch_of_a_quadratic_flow_is_that_of_its_matrix():
+    field = quadratic(eps=0.8)
+    z0, k = rows_of(*MIXED)
+    stretch = LatentFlow(field).smallest_stretch(flow_rollout(field, z0, k, 4), k)  # type: ignore[arg-type]
+    expected = 1 + torch.linalg.eigvalsh(field.a0).amin(1)  # (K,)
+    assert expected.std() > 1e-2
+    assert relative_error(stretch, expected[k][:, None].expand(-1, 4)) < ROUNDING
+
+
+def test_smallest_stretch_of_every_step():
+    """No direction is stretched by less than it, by central differences of the step itself."""
+    pot = potential()
+    z0, k = rows_of(*MIXED)
+    z = flow_rollout(pot, z0, k, 3)
+    stretch = LatentFlow(pot).smallest_stretch(z, k)
+    h = 1e-5
+    for t in (1, 2, 3):
+        columns = []
+        for step in h * torch.eye(3, dtype=torch.float64):
+            there, back = (potential_derivatives(pot, z[:, t - 1] + s, float(t), k).du_dz for s in (step, -step))
+            columns.append((there - back) / (2 * h))
+        jacobian = torch.eye(3, dtype=torch.float64) + torch.stack(columns, dim=2)  # (N, D, D)
+        assert (stretch[:, t - 1] - torch.linalg.eigvals(jacobian).real.amin(1)).abs().max() < 1e-7
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_empty_batch(backend: str):
     pot = potential()
@@ -224,7 +224,7 @@ def test_empty_batch(backend: str):
     trajectory = flow(z0, k, 4, d2u_dt2=True)
     shapes = {name: tuple(value.shape) for name, value in trajectory._asdict().items()}
     assert shapes == {"z": (0, 5, 3), "du_dz": (0, 4, 3), "du_dt": (0, 4), "d2u_dt2": (0, 4), "lap_u": (0, 4)}
-    assert flow.log_det_exact(trajectory.z, k).shape == (0, 4)
+    assert flow.log_det_exact(trajectory.z, k).shape == flow.smallest_stretch(trajectory.z, k).shape == (0, 4)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -1,0 +1,127 @@
+"""Values that a configuration refuses, each with an error that names the field."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from ffrl.config import (
+    EvaluationConfig,
+    LossConfig,
+    ModelConfig,
+    OptimizerConfig,
+    SequenceConfig,
+    TrainConfig,
+    from_dict,
+    to_dict,
+)
+from ffrl.errors import ArgumentError
+
+REFUSED: list[tuple[type, dict[str, Any], str]] = [
+    (SequenceConfig, {"transformations": ()}, "sequence.transformations"),
+    (SequenceConfig, {"transformations": ("scale", "scale")}, "sequence.transformations"),
+    (SequenceConfig, {"transformations": ("scale", "shear")}, "sequence.transformations"),
+    (SequenceConfig, {"num_steps": 0}, "sequence.num_steps"),
+    (SequenceConfig, {"num_steps": 2.0}, "sequence.num_steps"),
+    (SequenceConfig, {"num_steps": True}, "sequence.num_steps"),
+    (SequenceConfig, {"max_scale": 0.0}, "sequence.max_scale"),
+    (SequenceConfig, {"max_scale": math.nan}, "sequence.max_scale"),
+    (SequenceConfig, {"max_rotation": -361.0}, "sequence.max_rotation"),
+    (SequenceConfig, {"max_rotation": math.inf}, "sequence.max_rotation"),
+    (SequenceConfig, {"max_hue": -1.0}, "sequence.max_hue"),
+    (SequenceConfig, {"max_hue": "160"}, "sequence.max_hue"),
+    (ModelConfig, {"image_channels": 0}, "model.image_channels"),
+    (ModelConfig, {"image_size": 30}, "model.image_size"),
+    (ModelConfig, {"latent_dim": 0}, "model.latent_dim"),
+    (ModelConfig, {"conv_widths": ()}, "model.conv_widths"),
+    (ModelConfig, {"conv_widths": (8, 0)}, r"model.conv_widths\[1\]"),
+    (ModelConfig, {"encoder_widths": ()}, "model.encoder_widths"),
+    (ModelConfig, {"decoder_widths": (-1,)}, r"model.decoder_widths\[0\]"),
+    (ModelConfig, {"potential_widths": (8,)}, "model.potential_widths"),
+    (ModelConfig, {"potential_widths": (8, 8, 8)}, "model.potential_widths"),
+    (ModelConfig, {"initial_intensity": 0.0}, "model.initial_intensity"),
+    (ModelConfig, {"initial_intensity": 1.0}, "model.initial_intensity"),
+    (ModelConfig, {"output_activation": "relu"}, "model.output_activation"),
+    (ModelConfig, {"time_dim": 7}, "model.time_dim"),
+    (ModelConfig, {"time_dim": 2}, "model.time_dim"),
+    (LossConfig, {"likelihood": "poisson"}, "loss.likelihood"),
+    (LossConfig, {"noise_scale": 0.0}, "loss.noise_scale"),
+    (LossConfig, {"kl_weight": -1.0}, "loss.kl_weight"),
+    (LossConfig, {"kl_weight": math.nan}, "loss.kl_weight"),
+    (LossConfig, {"hj_weight": True}, "loss.hj_weight"),
+    (LossConfig, {"log_det": "hutchinson"}, "loss.log_det"),
+    (LossConfig, {"log_det_floor": 0.0}, "loss.log_det_floor"),
+    (OptimizerConfig, {"learning_rate": 0.0}, "optimizer.learning_rate"),
+    (OptimizerConfig, {"schedule": "linear"}, "optimizer.schedule"),
+    (OptimizerConfig, {"warmup": -1}, "optimizer.warmup"),
+    (TrainConfig, {"preset": "huge"}, "preset"),
+    (TrainConfig, {"data": "cifar"}, "data"),
+    (TrainConfig, {"seed": -1}, "seed"),
+    (TrainConfig, {"iterations": 0}, "iterations"),
+    (TrainConfig, {"iterations": -5}, "iterations"),
+    (TrainConfig, {"iterations": 1e4}, "iterations"),
+    (TrainConfig, {"batch_size": 0}, "batch_size"),
+    (TrainConfig, {"checkpoint_every": 0}, "checkpoint_every"),
+    (TrainConfig, {"keep_checkpoints": 0}, "keep_checkpoints"),
+    (TrainConfig, {"log_every": 0}, "log_every"),
+    (TrainConfig, {"threads": 0}, "threads"),
+    (TrainConfig, {"model": ModelConfig(image_channels=1)}, "model.image_channels"),
+    (TrainConfig, {"model": ModelConfig(image_size=32)}, "model.image_size"),
+    (EvaluationConfig, {"num_images": 0}, "num_images"),
+    (EvaluationConfig, {"likelihood_images": 0}, "likelihood_images"),
+    (EvaluationConfig, {"importance_samples": 0}, "importance_samples"),
+    (EvaluationConfig, {"batch_size": -1}, "batch_size"),
+    (EvaluationConfig, {"seed": -1}, "seed"),
+    (EvaluationConfig, {"log_det": "none"}, "log_det"),
+    (EvaluationConfig, {"log_det_floor": -1e-3}, "log_det_floor"),
+]
+
+WRONG_TYPE: list[tuple[type, dict[str, Any], str]] = [
+    (SequenceConfig, {"transformations": 5}, "sequence.transformations"),
+    (SequenceConfig, {"transformations": None}, "sequence.transformations"),
+    (SequenceConfig, {"transformations": (["scale"],)}, "sequence.transformations"),
+    (ModelConfig, {"conv_widths": 32}, "model.conv_widths"),
+    (ModelConfig, {"encoder_widths": None}, "model.encoder_widths"),
+    (ModelConfig, {"refine": "no"}, "model.refine"),
+    (ModelConfig, {"decoder_convolutions": 1}, "model.decoder_convolutions"),
+    (TrainConfig, {"mixed_batches": "no"}, "mixed_batches"),
+    (TrainConfig, {"tensorboard": None}, "tensorboard"),
+    (TrainConfig, {"resume": "false"}, "resume"),
+    (TrainConfig, {"out": 5}, "out"),
+    (TrainConfig, {"backend": 5}, "backend"),
+    (TrainConfig, {"device": None}, "device"),
+    (TrainConfig, {"model": None}, "model"),
+    (TrainConfig, {"seed": 2**64}, "seed"),
+    (EvaluationConfig, {"seed": 2**64}, "seed"),
+]
+
+
+def row_id(value: Any) -> str | None:
+    return str(value) if isinstance(value, dict) else None
+
+
+@pytest.mark.parametrize(("kind", "fields", "name"), REFUSED, ids=row_id)
+def test_refused_values(kind: type, fields: dict[str, Any], name: str):
+    with pytest.raises(ArgumentError, match=f"^{name} = ") as caught:
+        kind(**fields)
+    assert caught.value.allowed
+
+
+@pytest.mark.parametrize(("kind", "fields", "name"), WRONG_TYPE, ids=row_id)
+def test_values_of_a_wrong_type_are_refused(kind: type, fields: dict[str, Any], name: str):
+    with pytest.raises(ArgumentError, match=f"^{name} = "):
+        kind(**fields)
+
+
+PARTS = {SequenceConfig: "sequence", ModelConfig: "model", LossConfig: "loss", OptimizerConfig: "optimizer"}
+IN_A_FILE = [row for row in REFUSED if row[0] is not EvaluationConfig and "model" not in row[1]]
+
+
+@pytest.mark.parametrize(("kind", "fields", "name"), IN_A_FILE, ids=row_id)
+def test_refused_values_are_refused_from_a_file_too(kind: type, fields: dict[str, Any], name: str):
+    data = to_dict(TrainConfig())
+    (data[PARTS[kind]] if kind in PARTS else data).update(fields)
+    with pytest.raises(ArgumentError, match=f"^{name} = "):
+        from_dict(data)

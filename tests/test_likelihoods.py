@@ -1,0 +1,135 @@
+"""Likelihoods of a trained model: parts that add up, a bound that reaches a known likelihood, a ceiling that holds."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from ffrl.config import EvaluationConfig, LossConfig, SequenceConfig
+from ffrl.data import TransformedImages
+from ffrl.evaluation import evaluate_model, sequence_likelihoods
+from ffrl.losses import sequence_losses
+from ffrl.models import LatentFlow, SequenceVAE
+from ffrl.records import SequenceBatch
+from tests.models.reference import FieldPotential, random_batch, tiny_model
+from tests.potentials import PlaneWave, QuadraticField
+from tests.tolerances import ROUNDING, relative_error
+
+PIXELS = 3 * 8 * 8
+LIKELIHOODS = ("log_likelihood", "elbo", "importance_weighted_bound")
+
+
+def trained(data: TransformedImages, iterations: int = 40) -> SequenceVAE:
+    model = tiny_model(dtype=torch.float32)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for iteration in range(iterations):
+        batch = data.training_batch(seed=0, iteration=iteration, batch_size=12, mixed=True)
+        loss = torch.stack(list(sequence_losses(model, batch, LossConfig()).terms(LossConfig()).values())).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        model.project_()
+    return model
+
+
+@pytest.mark.parametrize("is_trained", [False, True])
+def test_likelihoods_do_not_exceed_their_ceiling_and_the_bound_exceeds_the_elbo(is_trained: bool):
+    images = torch.randint(0, 256, (12, 8, 8), dtype=torch.uint8)
+    data = TransformedImages(images, SequenceConfig(num_steps=3))
+    model = trained(data) if is_trained else tiny_model(dtype=torch.float32)
+    result = evaluate_model(model, data, EvaluationConfig(importance_samples=8))
+    ceiling = result["log_prob_ceiling"]
+    assert ceiling == pytest.approx(-0.5 * PIXELS * math.log(2 * math.pi))
+    for row in result["transformations"].values():
+        assert all(row[metric] < ceiling for metric in LIKELIHOODS)
+        assert row["elbo"] < row["importance_weighted_bound"]
+    assert result["diffusivity"] == model.prior.diffusivity.tolist()
+    assert (result["num_steps"], result["importance_samples"], result["log_det"]) == (3, 8, "exact")
+
+
+class LinearGaussian(torch.nn.Module):
+    """What ``sequence_likelihoods`` needs of a model: decode(z) = W z + ½, a quadratic flow, a rough posterior."""
+
+    def __init__(self, a: Tensor, diffusivity: float, pixels: int) -> None:
+        super().__init__()
+        latent_dim = a.shape[-1]
+        like = tiny_model(num_potentials=1, latent_dim=latent_dim)
+        self.potential = QuadraticField(a[None], 0 * a[None], 0 * a[None])
+        self.flow, self.prior = LatentFlow(self.potential), like.prior  # type: ignore[arg-type]
+        torch.nn.init.constant_(self.prior.diffusivity, diffusivity)
+        self.weight = 0.02 * torch.randn(pixels, latent_dim, dtype=torch.float64)
+        precision = torch.eye(latent_dim, dtype=torch.float64) + self.weight.T @ self.weight
+        self.covariance = torch.linalg.inv(precision)
+
+    def encoder(self, x_0: Tensor) -> tuple[Tensor, Tensor]:
+        mu = (x_0.flatten(1) - 0.5) @ self.weight @ self.covariance + 0.1
+        return mu, (1.5 * self.covariance.diagonal()).log().expand_as(mu)
+
+    def decode_sequence(self, z: Tensor) -> Tensor:
+        return torch.logit(0.5 + z @ self.weight.T)[:, :, None, None]  # (B, T+1, 1, 1, pixels)
+
+
+def test_likelihoods_of_a_linear_gaussian_model():
+    """p(x_t) = N(½, I + (1 + 2 D t) W Wᵀ) is known: the bound comes from below and reaches it, the ELBO stays short."""
+    pixels, diffusivity, samples = 600, 0.1, 400
+    a = 0.1 * torch.tensor([[1.0, 0.5], [0.5, -1.0]], dtype=torch.float64)
+    model = LinearGaussian(a, diffusivity, pixels)
+    z0 = torch.randn(6, 2, dtype=torch.float64)
+    z = torch.stack([z0, z0 + z0 @ a], dim=1)
+    mean = torch.sigmoid(model.decode_sequence(z))
+    x = mean + torch.randn_like(mean)
+    k = torch.zeros(6, dtype=torch.int64)
+    config = EvaluationConfig(importance_samples=samples)
+    found = sequence_likelihoods(model, x, k, config, torch.Generator().manual_seed(3))  # type: ignore[arg-type]
+    log_p = torch.zeros(6, dtype=torch.float64)
+    for t in (0, 1):
+        covariance = torch.eye(pixels, dtype=torch.float64) + (1 + 2 * diffusivity * t) * model.weight @ model.weight.T
+        half = torch.full((pixels,), 0.5, dtype=torch.float64)
+        distribution = torch.distributions.MultivariateNormal(half, covariance)
+        log_p += distribution.log_prob(x[:, t].flatten(1)) / 2
+    assert relative_error(torch.sigmoid(model.decode_sequence(z)).flatten(2), 0.5 + z @ model.weight.T) < ROUNDING
+    assert (found["importance_weighted_bound"] - log_p).abs().max() < 0.1
+    assert (found["importance_weighted_bound"] - log_p).mean().abs() < 0.03
+    assert (log_p - found["elbo"]).min() > 0.02
+    assert bool((found["log_likelihood"] > found["elbo"]).all())
+
+
+@pytest.mark.parametrize("log_det", ["exact", "trace"])
+def test_one_sample_is_the_elbo_and_its_parts_add_up(log_det: str):
+    model, (x, k) = tiny_model(), random_batch(3, 2)
+    config = EvaluationConfig(importance_samples=1, log_det=log_det)  # type: ignore[arg-type]
+    found = sequence_likelihoods(model, x, k, config, torch.Generator().manual_seed(3))
+    assert relative_error(found["importance_weighted_bound"], found["elbo"]) < ROUNDING
+    noise = torch.randn(3, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    losses = sequence_losses(model, SequenceBatch(x, k), LossConfig(log_det=log_det), noise)  # type: ignore[arg-type]
+    assert relative_error(found["log_likelihood"], -losses.reconstruction.mean(1)) < ROUNDING
+    mu, log_var = model.encoder(x[:, 0])
+    z0 = mu + (0.5 * log_var).exp() * noise
+    q, p = torch.distributions.Normal(mu, (0.5 * log_var).exp()), torch.distributions.Normal(0 * mu, 1 + 0 * mu)
+    kl = (q.log_prob(z0) - p.log_prob(z0)).sum(1) + losses.kl_t.sum(1)
+    assert relative_error(found["elbo"], -losses.reconstruction.mean(1) - kl / 3) < ROUNDING
+
+
+@pytest.mark.parametrize("bend", [90.0, 0.45])
+def test_a_flow_that_folds_is_reported(bend: float):
+    """u = a cos(κ z_1), A = a κ², where every z decodes to the image itself, so that log p(x) is the ceiling.
+
+    A step adds E log|1 - A cos θ| = ln(A/2) for A > 1, ln((1 + √(1 - A²))/2) for A < 1, to E log p - E log q: a flow
+    that folds has an "ELBO" above log p(x), however short its steps (a κ is 0.3).
+    """
+    kappa = 300.0
+    model = tiny_model(num_potentials=1)
+    with torch.no_grad():  # q(z_0|x) = N(0, I)
+        for parameter in [*model.encoder.parameters(), *model.decoder.parameters()]:
+            parameter.zero_()
+    wave = PlaneWave(torch.tensor([[kappa, 0.0, 0.0]], dtype=torch.float64), omega=0.0, phase=math.pi / 2)
+    model.flow.potential = FieldPotential(lambda z, time, k: bend / kappa**2 * wave(z, time, k))  # type: ignore[assignment]
+    x, k = torch.full((200, 3, 3, 8, 8), 0.5, dtype=torch.float64), torch.zeros(200, dtype=torch.int64)
+    found = sequence_likelihoods(model, x, k, EvaluationConfig(), torch.Generator().manual_seed(0))
+    gain = math.log(bend / 2) if bend > 1 else math.log((1 + math.sqrt(1 - bend**2)) / 2)
+    excess = found["elbo"].mean().item() + 0.5 * PIXELS * math.log(2 * math.pi)
+    assert excess == pytest.approx((0 + gain + 2 * gain) / 3, abs=0.1)
+    assert found["folding_steps"].tolist() == [float(bend > 1)] * 200
