@@ -15,4 +15,4 @@ if (root / "kernels" / "__init__.py").is_file():
     package_dir["ffrl.kernels"] = "kernels"
     packages += ["ffrl.kernels", *(f"ffrl.kernels.{name}" for name in find_packages(str(root / "kernels")))]
 
-setup(packages=packages, package_dir=package_dir)
+setup(packages=packages, package_dir=package_dir, package_data={"ffrl": ["py.typed"]})

@@ -265,7 +265,8 @@ class EvaluationConfig:
 PRESET_NAMES = get_args(Preset)
 DATA_NAMES = get_args(DataName)
 
-# Fields that may differ between a run and its continuation: none of them changes what is computed.
+# Fields that may differ between a run and its continuation: none of them changes the problem. Backend, device and
+# threads change rounding, and the device also the stream of the noise: bit-identity holds while they stay.
 RESUMABLE_FIELDS = frozenset(
     {"out", "data_dir", "backend", "device", "threads", "checkpoint_every", "keep_checkpoints", "tensorboard", "resume"}
 )

@@ -10,7 +10,7 @@ from typing import Any
 
 from ffrl.command_line import percentage, run_command
 from ffrl.config import EvaluationConfig
-from ffrl.run_folder import write_json
+from ffrl.run_folder import check_writable, write_json
 
 EVALUATION_FILE = "evaluation.json"
 
@@ -46,6 +46,7 @@ def print_tables(result: dict[str, Any]) -> None:
     for column in columns:
         likelihoods.add_column(column, justify="left" if column == "transformation" else "right")
     for i, (name, row) in enumerate(result["transformations"].items()):
+        mark = "" if row["is_bound"] else " *"
         errors.add_row(
             name,
             f"{row['equivariance_error']:.1f} ± {row['equivariance_error_standard_error']:.1f}",
@@ -59,8 +60,8 @@ def print_tables(result: dict[str, Any]) -> None:
         likelihoods.add_row(
             name,
             f"{row['log_likelihood']:.2f}",
-            f"{row['elbo']:.2f}",
-            f"{row['importance_weighted_bound']:.2f}",
+            f"{row['elbo']:.2f}{mark}",
+            f"{row['importance_weighted_bound']:.2f}{mark}",
             f"{100 * row['folding_steps']:.0f} %",
             f"{row['hj_residual']:.4f}",
             f"{row['initial_condition']:.4f}",
@@ -74,8 +75,8 @@ def print_tables(result: dict[str, Any]) -> None:
     )
     console.print(likelihoods)
     console.print(
-        "ELBO and IW bound are lower bounds as far as the flow is one-to-one; folding: share of steps at which\n"
-        "I + ∇²u has a negative eigenvalue, so that it is not. HJ²: squared Hamilton-Jacobi residual.",
+        "* no bound: some steps fold (I + ∇²u has a negative eigenvalue, in the share of steps shown), so that the\n"
+        "flow is not one-to-one and log q(z_t) counts one of several preimages. HJ²: squared Hamilton-Jacobi residual.",
         style="dim",
     )
 
@@ -100,6 +101,7 @@ def main(argv: list[str]) -> int:
 
     config = command.evaluation
     model, trained, iteration = load_model(command.run, device=config.device, backend=config.backend)
+    check_writable(command.run)
     images = load_images(trained.data, "test", config.data_dir or trained.data_dir)
     data = TransformedImages(images.images, trained.sequence, next(model.parameters()).device)
     start = time.perf_counter()

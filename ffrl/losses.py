@@ -67,10 +67,10 @@ def hj_residual(du_dz: Tensor, du_dt: Tensor, force: Tensor) -> Tensor:
     return du_dt + 0.5 * du_dz.square().sum(-1) - force
 
 
-def log_q_sequence(outputs: SequenceOutputs, log_det: Tensor) -> Tensor:
-    """log q(z_t), (B, T+1), by change of variables from log q(z_0) and log_det (B, T): FFRL eq. 9."""
-    log_q0 = gaussian_log_prob(outputs.trajectory.z[:, 0], outputs.mu, outputs.log_var)
-    return torch.cat([log_q0[:, None], log_q0[:, None] - log_det.cumsum(1)], dim=1)
+def log_q_sequence(z0: Tensor, mu: Tensor, log_var: Tensor, log_det: Tensor) -> Tensor:
+    """log q(z_t), (B, T+1), by change of variables from q(z_0) and log_det (B, T): FFRL eq. 9."""
+    log_q0 = gaussian_log_prob(z0, mu, log_var)[:, None]  # (B, 1)
+    return torch.cat([log_q0, log_q0 - log_det.cumsum(1)], dim=1)
 
 
 def log_p_sequence(model: SequenceVAE, z: Tensor, k: Tensor) -> Tensor:
@@ -93,8 +93,9 @@ def sequence_losses(
 ) -> SequenceLosses:
     """Evaluate every term of the supervised objective on a batch; noise (B, D) as in ``SequenceVAE.forward``."""
     outputs = model(batch.x, batch.k, noise)
-    log_q = log_q_sequence(outputs, step_log_det(model, outputs, batch.k, config))
-    log_p = log_p_sequence(model, outputs.trajectory.z, batch.k)
+    z = outputs.trajectory.z
+    log_q = log_q_sequence(z[:, 0], outputs.mu, outputs.log_var, step_log_det(model, outputs, batch.k, config))
+    log_p = log_p_sequence(model, z, batch.k)
     return SequenceLosses(
         reconstruction=reconstruction_nll(outputs.logits, batch.x, config),
         kl_0=kl_standard_normal(outputs.mu, outputs.log_var),

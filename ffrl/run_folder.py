@@ -51,6 +51,13 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
+def check_writable(out: Path) -> None:
+    """Raise OutputError unless the folder, or the nearest one above it that exists, can be written."""
+    nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise OutputError(f"out = {out} cannot be written: {nearest} is not a folder with write permission")
+
+
 def check_new_run(out: Path) -> None:
     """Raise OutputError where a new run would overwrite something; writes nothing."""
     try:

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import tyro
-from rich.console import Console
-from rich.table import Table
-
 from ffrl.command_line import percentage, run_command
 from ffrl.config import require, require_integer
 from ffrl.errors import ArgumentError, OutputError
 from ffrl.evaluate import EVALUATION_FILE
-from ffrl.run_folder import read_metrics, write_atomic, write_json
+from ffrl.run_folder import check_writable, read_metrics, write_atomic, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +27,7 @@ MOST_DIGITS = 10
 class TraverseCommand:
     """Draw what a run has learned: grids and animations of its flows on test images, compositions, training curves."""
 
-    run: tyro.conf.Positional[Path]
+    run: Path
     """Run folder written by python -m ffrl.train."""
     out: Path | None = None
     """Folder for the pictures; default RUN/figures."""
@@ -98,15 +93,11 @@ def read_evaluation(run: Path, iteration: int) -> tuple[dict[str, Any] | None, s
     return evaluation, ""
 
 
-def check_writable(out: Path) -> None:
-    """Raise OutputError unless the folder, or the nearest one above it that exists, can be written."""
-    nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise OutputError(f"out = {out} cannot be written: {nearest} is not a folder with write permission; give --out")
-
-
 def print_compositions(result: Mapping[str, Any]) -> None:
     """Print the errors of switches and superpositions beside the copy baseline."""
+    from rich.console import Console  # here, so that a missing package is reported as run_command does
+    from rich.table import Table
+
     console = Console(width=120)
     steps, at = result["num_steps"], result["switch_at"]
     table = Table(
@@ -142,7 +133,10 @@ def print_compositions(result: Mapping[str, Any]) -> None:
 
 
 def main(argv: list[str]) -> int:
-    command = tyro.cli(TraverseCommand, args=argv, prog="python -m ffrl.traverse")
+    import tyro
+
+    config = (tyro.conf.PositionalRequiredArgs,)
+    command = tyro.cli(TraverseCommand, args=argv, prog="python -m ffrl.traverse", config=config)
     import torch  # not before --help has been answered
 
     from ffrl.data import TransformedImages, load_images

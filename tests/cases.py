@@ -2,6 +2,7 @@
 
 ``CASES`` is the same list in every run. Each column of a case is dealt from a shuffled deck of the allowed values, so
 that every value occurs about equally often; a row is only adjusted where two columns contradict each other.
+``FULL_CASES`` has the same shapes, with every output, a cotangent for each, and all inputs and parameters tracked.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 from ffrl.models import PotentialMLP
 from ffrl.ops import potential_derivatives
 
-NUM_CASES = 240
+NUM_CASES = 300
 ROWS = (0, 1, 2, 7, 33)
 SIZES = (1, 2, 3, 8, 17, 32, 65)
 POTENTIALS = (1, 3)
@@ -103,7 +104,14 @@ def random_cases(count: int, seed: int) -> Iterator[Case]:
         yield case
 
 
+def in_full(case: Case) -> Case:
+    """The case with nothing left out; a float time, which cannot be tracked, becomes a tensor, per row or 0-d."""
+    time = ("rows", "scalar")[case.seed % 2] if case.time == "float" else case.time
+    return replace(case, time=time, d2u_dt2=True, laplacian=True, cotangents="all", tracked="all")
+
+
 CASES = tuple(random_cases(NUM_CASES, seed=20))
+FULL_CASES = tuple(map(in_full, CASES))
 
 
 def relaid(values: Tensor, layout: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""The documents hold together: equation numbers, links, examples, and the paper's sizes."""
+"""The documents hold together: equation numbers, links, placeholders, examples, and the paper's sizes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ from ffrl.config import preset_config
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
-LINKED = [path for name in ("README.md", "CONTRIBUTING.md") if (path := ROOT / name).exists()] + DOCS
+README = ROOT / "README.md"
+LINKED = [README, ROOT / "CONTRIBUTING.md", *DOCS]  # the first two are read even if missing: that is an error
 SOURCES = sorted((ROOT / "ffrl").rglob("*.py"))
 EQUATIONS = range(1, 21)
 
 # "(7)", alone or in "(1) to (11)"; not the call f(7), the shape (7,) or the year (2016).
 CITATION = re.compile(r"(?<![\w\])])\((\d{1,2})\)(?:\s+to\s+\((\d{1,2})\))?")
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PLACEHOLDER = re.compile(r"[A-Z]+_RESULTS|\bTODO\b")
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)(?:\s+\"[^\"]*\")?\)|<(?:img|a)\b[^>]*?(?:src|href)=\"([^\"]+)\"")
 
 
@@ -75,6 +78,16 @@ def dead_links(path: Path, text: str) -> list[str]:
         if not target.exists() or (anchor and target.suffix == ".md" and anchor not in anchors(target)):
             dead.append(link)
     return dead
+
+
+def run_python_blocks(text: str, name: str) -> int:
+    """Run the Python blocks of a document one after the other in one namespace; how many there were."""
+    namespace: dict[str, object] = {"__name__": "__example__"}
+    blocks = list(PYTHON.finditer(text))
+    for block in blocks:
+        above = text.count("\n", 0, block.start(1))  # so that a traceback gives the line in the document
+        exec(compile("\n" * above + block[1], name, "exec"), namespace)
+    return len(blocks)
 
 
 def modules() -> list[str]:
@@ -134,6 +147,16 @@ def test_dead_links_are_found():
     assert dead_links(here, "[a](#8-numerics) [b](notation.md#units)\n```\n[c](absent.md)\n```\n") == []
 
 
+@pytest.mark.parametrize("path", LINKED, ids=relative)
+def test_no_placeholder_is_left(path: Path):
+    assert PLACEHOLDER.findall(path.read_text(encoding="utf-8")) == []
+
+
+def test_placeholders_are_found():
+    text = "README_RESULTS `MNIST_RESULTS` TODO: FFRL_DATA=x TORCH_INDEX=y, results, todo, MASTODON"
+    assert PLACEHOLDER.findall(text) == ["README_RESULTS", "MNIST_RESULTS", "TODO"]
+
+
 @pytest.mark.parametrize("path", DOCS, ids=relative)
 def test_mathematics_is_delimited_as_github_wants_it(path: Path):
     text = path.read_text(encoding="utf-8")
@@ -160,6 +183,19 @@ def test_examples_of_module(name: str):
 @pytest.mark.parametrize("path", DOCS, ids=relative)
 def test_examples_of_document(path: Path):
     assert doctest.testfile(str(path), module_relative=False, encoding="utf-8").failed == 0
+
+
+def test_python_blocks_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert run_python_blocks(README.read_text(encoding="utf-8"), str(README)) >= 1
+
+
+def test_python_blocks_share_a_namespace_and_fail_with_the_line_of_the_document():
+    text = "a\n```python\nx = 1\n```\n```bash\nexit 1\n```\n```python\nassert x == 1\n```\n"
+    assert run_python_blocks(text, "a.md") == 2
+    with pytest.raises(AssertionError) as failure:
+        run_python_blocks(text.replace("x == 1", "x == 2"), "a.md")
+    assert failure.traceback[-1].lineno + 1 == 9
 
 
 def test_examples_are_there():

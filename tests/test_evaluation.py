@@ -15,7 +15,7 @@ from torch import Tensor
 from ffrl.config import EvaluationConfig, SequenceConfig
 from ffrl.data import TransformedImages
 from ffrl.evaluation import evaluate_model, sequence_errors, summarize
-from ffrl.models import SequenceVAE
+from ffrl.models import LatentFlow, SequenceVAE
 from ffrl.records import SequenceBatch
 from tests.models.reference import naive_trajectory, random_batch, tiny_model
 from tests.tolerances import FLOAT64, assert_matches
@@ -212,3 +212,14 @@ def test_a_transformation_that_does_nothing_is_evaluated():
     assert row["copy"] == 0
     assert row["equivariance_error"] > 1
     assert row["equivariance_over_copy"] is None
+
+
+@pytest.mark.parametrize(
+    ("stretch", "log_det", "is_bound"), [(0.1, "exact", True), (-0.1, "exact", False), (0.1, "trace", False)]
+)
+def test_only_an_exact_determinant_of_a_flow_that_does_not_fold_gives_bounds(monkeypatch, stretch, log_det, is_bound):
+    monkeypatch.setattr(LatentFlow, "smallest_stretch", lambda _, z, k: torch.full(z[:, 1:, 0].shape, stretch))
+    config = dataclasses.replace(QUICK, log_det=log_det)
+    rows = evaluate_model(tiny_model().float(), random_images(5), config)["transformations"]
+    assert [row["is_bound"] for row in rows.values()] == [is_bound] * 3
+    assert [row["folding_steps"] for row in rows.values()] == [float(stretch < 0)] * 3

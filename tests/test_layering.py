@@ -19,12 +19,11 @@ LAYERS = (
     ("__init__",),
     ("errors",),
     ("config", "records"),
-    ("kernels",),
     ("ops",),
     ("models", "data"),
     ("losses", "metrics"),
     ("command_line", "checkpoint", "run_folder", "progress", "trainer", "train", "evaluation", "evaluate"),
-    ("figures", "tables", "traversals", "traverse", "__main__"),
+    ("figures", "traversals", "traverse"),
 )
 LAYER_OF = {name: layer for layer, names in enumerate(LAYERS) for name in names}
 
@@ -34,7 +33,6 @@ ALLOWED_DISTRIBUTIONS = {
     "errors": set(),
     "config": set(),
     "records": {"torch"},
-    "kernels": {"torch", "triton"},
 }
 
 # Folders of this repository that the library must not know. "kernels" is installed as ffrl.kernels.
@@ -152,6 +150,12 @@ def test_imports_of_the_library_point_one_way():
     assert not problems, "\n".join(problems)
 
 
+def test_layers_name_every_part_of_the_library_once_and_nothing_else():
+    names = [name for layer in LAYERS for name in layer]
+    assert sorted(names) == sorted({part_of(module_name(path)) for path in library_sources()})
+    assert ALLOWED_DISTRIBUTIONS.keys() <= set(names)
+
+
 def test_tests_do_not_import_tests():
     paths = sorted((ROOT / "tests").rglob("*.py"))
     sources = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in paths}
@@ -164,9 +168,8 @@ IN_ORDER = {
     "ffrl/errors.py": "",
     "ffrl/config.py": "import json\nfrom .errors import ArgumentError",
     "ffrl/records.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from torch import Tensor",
-    "ffrl/kernels/__init__.py": "import triton",
     "ffrl/ops/__init__.py": "from ffrl.ops.oracle import x",
-    "ffrl/ops/oracle.py": "import torch\nfrom ..records import y\nfrom ffrl import errors\nimport ffrl.kernels",
+    "ffrl/ops/oracle.py": "import torch\nfrom ..records import y\nfrom ffrl import errors\nimport triton",
     "ffrl/models/__init__.py": "from . import flow",
     "ffrl/models/flow.py": "from ..ops import oracle\nfrom ffrl.config import C",
     "ffrl/metrics.py": "import numpy",
@@ -198,7 +201,7 @@ def test_checker_accepts_sources_in_order():
         ("ffrl/errors.py", "from ffrl import config", "an upward edge"),
         ("ffrl/config.py", "import torch.nn", "config may import only the standard library"),
         ("ffrl/errors.py", "import numpy as np", "errors may import only the standard library"),
-        ("ffrl/kernels/a.py", "import numpy", "kernels may import only ['torch', 'triton']"),
+        ("ffrl/records.py", "import numpy", "records may import only ['torch']"),
         ("ffrl/helpers.py", "", "ffrl.helpers is in no layer; give it a layer"),
         ("ffrl/trainer.py", "from ffrl.helpers import x", "imports ffrl.helpers, which does not exist"),
         ("ffrl/trainer.py", "from tests.cases import x", "imports tests.cases, which is not part of the library"),

@@ -114,7 +114,9 @@ def test_change_of_variables_by_hand():
     """q(z_0) = N(1, 4) at z_0 = 3: log q = -½ (1 + ln 4 + ln 2π); then less the log-determinants 1, 2, 4."""
     z = torch.tensor([[[3.0], [9.0], [9.0], [9.0]]], dtype=torch.float64)
     outputs = outputs_of(z, torch.tensor([[1.0]]).double(), torch.tensor([[4.0]]).double().log())
-    log_q = log_q_sequence(outputs, torch.tensor([[1.0, 2.0, 4.0]], dtype=torch.float64))
+    log_q = log_q_sequence(
+        outputs.trajectory.z[:, 0], outputs.mu, outputs.log_var, torch.tensor([[1.0, 2.0, 4.0]], dtype=torch.float64)
+    )
     first = -0.5 * (1 + math.log(4) + LOG_2PI)
     assert log_q[0].tolist() == pytest.approx([first, first - 1, first - 3, first - 7], abs=1e-12)
 

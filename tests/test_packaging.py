@@ -44,7 +44,7 @@ def project() -> dict:
 
 
 def test_wheel_holds_every_module_and_nothing_else(wheel):
-    sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "ffrl").rglob("*.py")}
+    sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "ffrl").rglob("*.py")} | {"ffrl/py.typed"}
     sources |= {f"ffrl/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "kernels").rglob("*.py")}
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -57,7 +57,7 @@ def test_wheel_metadata_names_the_extras_and_few_dependencies(wheel):
     with zipfile.ZipFile(wheel) as archive:
         metadata = archive.read(f"ffrl-{ffrl.__version__}.dist-info/METADATA").decode()
     extras = set(re.findall(r"^Provides-Extra: (.+)$", metadata, re.M))
-    assert extras == {"train", "data", "figures", "test", "dev", "triton", "all"}
+    assert extras == {"train", "data", "figures", "test", "dev", "all"}
     required = re.findall(r"^Requires-Dist: ([\w.-]+)[^;\n]*$", metadata, re.M)
     assert set(required) == {"torch", "numpy"}
     assert "License-Expression: Apache-2.0" in metadata

@@ -57,8 +57,10 @@ PICTURES = {
     "traverse_hue.png",
     "traverse.gif",
     "backward.png",
+    "backward.gif",
     "switch.png",
     "switch.gif",
+    "superposition.gif",
     "superposition.png",
     "training_curves.png",
 }
@@ -281,7 +283,13 @@ def test_one_transformation_has_no_compositions():
     assert result["switch"] == result["superposition"] == []
     assert [row["transformations"] for row in result["backward"]] == [["rotation"]]
     album = Album(tiny_model(1), data, torch.tensor([0]), "", None, result)
-    assert set(album.draw([])) == {"overview.png", "traverse_rotation.png", "traverse.gif", "backward.png"}
+    assert set(album.draw([])) == {
+        "overview.png",
+        "traverse_rotation.png",
+        "traverse.gif",
+        "backward.png",
+        "backward.gif",
+    }
 
 
 def decoded(content: bytes) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The data sets by name. A further set is one file with a loader, and one line in LOADERS and in config.DATA_NAMES."""
+"""The data sets by name. A further set is one file with a loader, a line in LOADERS and a name in config.DataName."""
 
 from __future__ import annotations
 

@@ -34,6 +34,9 @@ HOW_TO_READ = (
     "error: L1 distance of flow and truth, summed over pixels and channels.  E: its sum over t ≥ 1.  "
     "copying, black: E of the first frame repeated, and of black frames."
 )
+BACKWARD = "Backward flow: the sign of the velocity reversed"
+SWITCH = "Switching the potential half-way"
+SUPERPOSITION = "Superposition: the sum of several flows"
 OVERVIEW_DIGITS = 3
 ONE_LINE = 8
 
@@ -72,11 +75,13 @@ class Album:
             pictures[f"traverse_{name}.png"] = self.traverse_grid(k)
         pictures["traverse.gif"] = self.traverse_animation()
         pictures["backward.png"] = self.backward_grid()
+        pictures["backward.gif"] = self.path_animation(BACKWARD, self.backwards())
         if len(self.names) > 1:
             if self.num_steps > 1:
                 pictures["switch.png"] = self.switch_grid()
-                pictures["switch.gif"] = self.switch_animation()
+                pictures["switch.gif"] = self.path_animation(SWITCH, self.switches())
             pictures["superposition.png"] = self.superposition_grid()
+            pictures["superposition.gif"] = self.path_animation(SUPERPOSITION, self.superposed())
         if records:
             pictures["training_curves.png"] = training_curves(records, self.names)
         return pictures
@@ -138,13 +143,25 @@ class Album:
         ]
         return grid(f"Along the flow of one potential: {self.range_of(k)}", notes, blocks, footer)
 
-    def backward_grid(self) -> bytes:
-        blocks = []
+    def path_animation(self, title: str, paths: Sequence[tuple[str, Frames, Tensor]]) -> bytes:
+        """Paths of one digit each, as ``switches`` returns them."""
+        scenes = [
+            Scene(frames, label.split(",")[0], captions(self.data.config, progress))
+            for label, frames, progress in paths
+        ]
+        return animation(title, scenes, scenes_per_row=min(3, len(scenes)))
+
+    def backwards(self) -> list[tuple[str, Frames, Tensor]]:
+        """Label, frames and progress of every transformation run backward; the digits take turns."""
+        found = []
         for k, name in enumerate(self.names):
             frames, progress = self.along(k, direction=-1)
             digit = k % len(self.indices)
-            label = f"{name}, {self.label(digit)}"
-            blocks.append(Block(frames.digit(digit), label, self.heads(progress)))
+            found.append((f"{name}, {self.label(digit)}", frames.digit(digit), progress))
+        return found
+
+    def backward_grid(self) -> bytes:
+        blocks = [Block(frames, label, self.heads(progress)) for label, frames, progress in self.backwards()]
         notes = [
             r"flow: decoded from $z_t = z_{t-1} - \nabla u^k(z_{t-1}, t)$, against the direction of training, which "
             "has shown no such image.",
@@ -153,7 +170,7 @@ class Album:
             self.source,
         ]
         footer = self.composition_lines(self.composition["backward"], "")
-        return grid("Backward flow: the sign of the velocity reversed", notes, blocks, footer)
+        return grid(BACKWARD, notes, blocks, footer)
 
     def switches(self) -> list[tuple[str, Frames, Tensor]]:
         """Label, frames and progress of every ordered pair, switched half-way; the digits take turns."""
@@ -178,22 +195,19 @@ class Album:
             HOW_TO_READ,
             self.source,
         ]
-        return grid("Switching the potential half-way", notes, blocks, self.composition_lines(rows, " → "))
+        return grid(SWITCH, notes, blocks, self.composition_lines(rows, " → "))
 
-    def switch_animation(self) -> bytes:
-        scenes = [
-            Scene(frames, label.split(",")[0], captions(self.data.config, progress))
-            for label, frames, progress in self.switches()
-        ]
-        return animation("Switching the potential half-way", scenes, scenes_per_row=-(-len(scenes) // 2))
-
-    def superposition_grid(self) -> bytes:
-        blocks = []
+    def superposed(self) -> list[tuple[str, Frames, Tensor]]:
+        """Label, frames and progress of every superposition; the digits take turns."""
+        found = []
         for number, ks in enumerate(superpositions(len(self.names))):
             digit = number % len(self.indices)
             frames, progress = self.path(superposition_steps(ks, self.num_steps), digit)
-            label = f"{' + '.join(self.names[k] for k in ks)}, {self.label(digit)}"
-            blocks.append(Block(frames, label, self.heads(progress)))
+            found.append((f"{' + '.join(self.names[k] for k in ks)}, {self.label(digit)}", frames, progress))
+        return found
+
+    def superposition_grid(self) -> bytes:
+        blocks = [Block(frames, label, self.heads(progress)) for label, frames, progress in self.superposed()]
         notes = [
             r"flow: decoded from $z_t = z_{t-1} + \Sigma_k \nabla u^k(z_{t-1}, t)$.  truth: all transforms at once. "
             "Training has shown them one at a time only.",
@@ -201,7 +215,7 @@ class Album:
             self.source,
         ]
         footer = self.composition_lines(self.composition["superposition"], " + ")
-        return grid("Superposition: the sum of several flows", notes, blocks, footer)
+        return grid(SUPERPOSITION, notes, blocks, footer)
 
     def composition_lines(self, rows: Sequence[Mapping[str, Any]], joint: str) -> list[str]:
         """E of every composition over many images, two to a line."""

@@ -11,7 +11,7 @@ from ffrl.ops import log_abs_det, potential_derivatives, potential_hessian
 from ffrl.ops.analytic import stacked_velocity
 from ffrl.ops.backends import resolve_backend
 from ffrl.ops.oracle import Field
-from ffrl.ops.potential_derivatives import MLPField, check_rows
+from ffrl.ops.potential_derivatives import MLPField, check_rows, has_closed_form
 from ffrl.records import FlowTrajectory, PotentialWeights
 
 
@@ -59,7 +59,7 @@ def flow_rollout(
     check_num_steps(num_steps)
     if direction not in (1, -1):
         raise ArgumentError("direction", direction, "1 or -1")
-    fused = isinstance(pot, MLPField)
+    fused = has_closed_form(pot)
     check_rows(pot if fused else None, z0, 1.0, k)
     z_t, states = z0, [z0]
     if resolve_backend(backend, z0.device, fused=fused) == "oracle":

@@ -33,6 +33,8 @@ class PotentialMLP(nn.Module):
         ArgumentError: a size or name outside the above.
     """
 
+    has_closed_form = True  # of this very forward; see ffrl.ops.potential_derivatives.has_closed_form
+
     def __init__(
         self,
         latent_dim: int,

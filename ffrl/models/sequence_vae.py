@@ -11,7 +11,7 @@ from ffrl.config import ModelConfig
 from ffrl.errors import ArgumentError
 from ffrl.models.decoder import Decoder
 from ffrl.models.encoder import Encoder
-from ffrl.models.flow import LatentFlow
+from ffrl.models.flow import LatentFlow, step_rows
 from ffrl.models.potential import PotentialMLP
 from ffrl.models.prior import DiffusionPrior
 from ffrl.ops import potential_derivatives
@@ -54,6 +54,15 @@ class SequenceVAE(nn.Module):
         """Logits of all frames (B, T+1, C, I, I) from z (B, T+1, D), in one decoder call."""
         return self.decoder.logits(z.flatten(0, 1)).unflatten(0, z.shape[:2])
 
+    def force_along(self, z: Tensor, k: int | Tensor) -> Tensor:
+        """f = -MLP(z_{t-1}, t)² <= 0 of every step of states z (B, T+1, D), (B, T): FFRL eq. 6."""
+        rows, time, k_rows = step_rows(z, k)
+        return -self.force(rows, time, k_rows).square().view(z.shape[0], z.shape[1] - 1)
+
+    def initial_velocity(self, z0: Tensor, k: int | Tensor) -> Tensor:
+        """∇u(z_0, 0), (B, D), which the initial condition asks to vanish."""
+        return potential_derivatives(self.potential, z0, 0.0, k, laplacian=None, backend=self.flow.backend).du_dz
+
     def forward(self, x: Tensor, k: Tensor, noise: Tensor | None = None) -> SequenceOutputs:
         """One pass over a batch of sequences.
 
@@ -78,11 +87,8 @@ class SequenceVAE(nn.Module):
             raise ArgumentError("noise.shape", tuple(noise.shape), str(tuple(mu.shape)))
         z0 = mu + torch.exp(0.5 * log_var) * (torch.randn_like(mu) if noise is None else noise)
         trajectory = self.flow(z0, k, num_steps)
-        times = torch.arange(1, num_steps + 1, dtype=z0.dtype, device=z0.device).repeat(z0.shape[0])
-        rows = trajectory.z[:, :-1].flatten(0, 1)
-        force = -self.force(rows, times, k.repeat_interleave(num_steps)).square().view(z0.shape[0], num_steps)
-        initial = potential_derivatives(self.potential, z0, 0.0, k, laplacian=None, backend=self.flow.backend)
-        return SequenceOutputs(mu, log_var, trajectory, force, initial.du_dz, self.decode_sequence(trajectory.z))
+        force, initial_velocity = self.force_along(trajectory.z, k), self.initial_velocity(z0, k)
+        return SequenceOutputs(mu, log_var, trajectory, force, initial_velocity, self.decode_sequence(trajectory.z))
 
     def project_(self) -> None:
         """Put constrained parameters back into their range; call after every optimizer step."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ffrl.ops.analytic import output_derivatives
 from ffrl.ops.oracle import Field, potential_hessian_oracle
-from ffrl.ops.potential_derivatives import MLPField, check_rows
+from ffrl.ops.potential_derivatives import MLPField, check_rows, has_closed_form
 from ffrl.records import PotentialWeights, TimeFeatures
 
 
@@ -35,7 +35,7 @@ def potential_hessian(pot: MLPField | Field, z: Tensor, t: float | Tensor, k: in
     A ``PotentialMLP`` goes through equation (12) of docs/derivation.md, N·D·(H2 + D) elements of memory; any other
     field through nested autograd.
     """
-    fused = isinstance(pot, MLPField)
+    fused = has_closed_form(pot)
     check_rows(pot if fused else None, z, t, k)
     time = torch.as_tensor(t, dtype=z.dtype, device=z.device)
     if not fused:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, Protocol, cast, get_args, runtime_checkable
+from typing import Literal, Protocol, TypeGuard, cast, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ Laplacian = Literal["exact"] | None
 class MLPField(Protocol):
     """What the closed-form backends need of a potential; ``ffrl.models.PotentialMLP`` has it."""
 
+    has_closed_form: bool
     latent_dim: int
     num_potentials: int
     output_activation: str
@@ -31,6 +32,15 @@ class MLPField(Protocol):
     def weights(self, k: int) -> PotentialWeights: ...
 
     def time_features(self, time: Tensor, k: int, *, order: int) -> TimeFeatures: ...
+
+
+def has_closed_form(pot: object) -> TypeGuard[MLPField]:
+    """Whether the closed form is that of this potential: the class that defines its forward must say so itself.
+
+    A subclass of ``PotentialMLP`` with another ``forward`` is another field, and must not be taken for its base.
+    """
+    owner = next((kind for kind in type(pot).__mro__ if "forward" in vars(kind)), object)
+    return isinstance(pot, MLPField) and bool(vars(owner).get("has_closed_form", False))
 
 
 def potential_derivatives(
@@ -73,7 +83,7 @@ def potential_derivatives(
     >>> out.du_dz.shape, out.lap_u.shape, out.d2u_dt2
     (torch.Size([5, 4]), torch.Size([5]), None)
     """
-    fused = isinstance(pot, MLPField)
+    fused = has_closed_form(pot)
     name = resolve_backend(backend, z.device if isinstance(z, Tensor) else None, fused=fused)
     check_rows(pot if fused else None, z, t, k)
     if laplacian not in get_args(get_args(Laplacian)[0]) and laplacian is not None:

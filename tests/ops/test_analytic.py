@@ -10,12 +10,11 @@ from ffrl.models import PotentialMLP
 from ffrl.ops import analytic, potential_derivatives
 from ffrl.ops.analytic import laplacian_form, stacked_velocity
 from ffrl.records import PotentialWeights
-from tests.cases import CASES, Case, build, cotangents_of, outputs_of
+from tests.cases import CASES, FULL_CASES, Case, build, cotangents_of, outputs_of
 from tests.tolerances import FLOAT64, ROUNDING, assert_matches
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_analytic_matches_the_oracle(case: Case, monkeypatch: pytest.MonkeyPatch):
+def check_against_the_oracle(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = build(case)
     expected = outputs_of(inputs, "oracle")
     v_expected = cotangents_of(inputs, expected)
@@ -27,6 +26,16 @@ def test_analytic_matches_the_oracle(case: Case, monkeypatch: pytest.MonkeyPatch
         assert_matches(cotangents_of(inputs, actual), v_expected, FLOAT64, f"{case}, {form} form, cotangents")
         tracked = bool(inputs.sources)
         assert all(value.requires_grad == tracked for value in actual.values() if value is not None)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_analytic_matches_the_oracle(case: Case, monkeypatch: pytest.MonkeyPatch):
+    check_against_the_oracle(case, monkeypatch)
+
+
+@pytest.mark.parametrize("case", FULL_CASES, ids=str)
+def test_analytic_matches_the_oracle_in_full(case: Case, monkeypatch: pytest.MonkeyPatch):
+    check_against_the_oracle(case, monkeypatch)
 
 
 @pytest.mark.parametrize("backend", ["oracle", "analytic"])

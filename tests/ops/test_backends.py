@@ -109,3 +109,24 @@ def test_no_rows_have_hessians_and_determinants():
     for index in (1, k):
         assert potential_hessian(small(), z, 0.5, index).shape == (0, 3, 3)
         assert log_abs_det(small(), z, 0.5, index).shape == (0,)
+
+
+class Tripled(PotentialMLP):
+    """Another field than its base class."""
+
+    def forward(self, z, t, k):
+        return 3 * super().forward(z, t, k)
+
+
+class Renamed(PotentialMLP):
+    """The same field under another name."""
+
+
+def test_a_subclass_with_another_forward_is_not_taken_for_its_base():
+    z = torch.randn(3, 2, dtype=torch.float64)
+    tripled = Tripled(2, 4).double()
+    with pytest.raises(BackendError, match="analytic"):
+        potential_derivatives(tripled, z, 1.0, 0, backend="analytic")
+    out = potential_derivatives(tripled, z, 1.0, 0)
+    assert torch.allclose(out.u, tripled(z, 1.0, 0), rtol=1e-14, atol=0)
+    assert potential_derivatives(Renamed(2, 4).double(), z, 1.0, 0, backend="analytic").u.shape == (3,)

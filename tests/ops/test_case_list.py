@@ -7,12 +7,43 @@ from collections import Counter
 import pytest
 import torch
 
-from tests.cases import CASES, COLUMNS, LAYOUTS, NUM_CASES, build
+from tests.cases import CASES, COLUMNS, FULL_CASES, LAYOUTS, NUM_CASES, OUTPUTS, build, cotangents_of, outputs_of
+from tests.tolerances import SCALE_FLOOR
 
 
 def test_there_are_at_least_200_different_cases_with_different_ids():
     assert len(CASES) == NUM_CASES >= 200
     assert len({str(case) for case in CASES}) == len(set(CASES)) == NUM_CASES
+
+
+def test_at_least_200_dealt_cases_have_rows_and_track_something():
+    assert sum(case.rows > 0 and bool(build(case).sources) for case in CASES) >= 200
+
+
+def test_the_full_cases_keep_the_dealt_shapes():
+    assert len({str(case) for case in FULL_CASES}) == NUM_CASES
+    for column in COLUMNS.keys() - {"time", "d2u_dt2", "laplacian", "cotangents", "tracked"}:
+        assert [getattr(case, column) for case in FULL_CASES] == [getattr(case, column) for case in CASES]
+
+
+def test_at_least_200_full_cases_have_rows_and_compare_every_output_and_every_cotangent():
+    times: Counter[int] = Counter()
+    relative = 0
+    for case in (case for case in FULL_CASES if case.rows):
+        inputs = build(case)
+        parameters = dict(inputs.pot.named_parameters())
+        assert set(inputs.cotangents) == set(OUTPUTS)
+        assert inputs.sources.keys() == {"z", "t", *parameters}
+        tracked = (inputs.z, inputs.t, *parameters.values())
+        assert all(isinstance(value, torch.Tensor) and value.requires_grad for value in tracked)
+        times[inputs.sources["t"].dim()] += 1
+        outputs = outputs_of(inputs, "analytic")
+        assert all(value is not None and value.requires_grad for value in outputs.values())
+        compared = {**outputs, **cotangents_of(inputs, outputs)}
+        # Below the floor the comparison is absolute; few cases may have a result so small.
+        relative += all(value is not None and value.norm() > SCALE_FLOOR for value in compared.values())
+    assert times.total() >= 200 and min(times[0], times[1]) >= 50, times
+    assert relative >= 200
 
 
 @pytest.mark.parametrize("column", COLUMNS)

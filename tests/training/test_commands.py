@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from ffrl.command_line import run_command
 from ffrl.config import preset_config
 from ffrl.run_folder import CONFIG_FILE, load_config, read_metrics
 from ffrl.train import parse_config
+from ffrl.trainer import Trainer
 from tests.training.fork_server import ROOT
 from tests.training.runs import command_line, listing, newest, run_differences, short_run
 
@@ -97,6 +99,19 @@ def test_bare_resume_of_a_moved_run(uninterrupted, tmp_path):
     assert json.loads((out / CONFIG_FILE).read_text())["iterations"] == 18
     assert run_command(ffrl.train.main, ["--out", str(out), "--resume"]) == 0
     assert [line["iteration"] for line in read_metrics(out)] == [4, 8, 12, 16, 18]
+
+
+class Gone(io.StringIO):
+    """A pipe whose reader has left, as after ``| head``."""
+
+    def write(self, _: str) -> int:
+        raise BrokenPipeError
+
+
+def test_a_run_goes_on_when_nobody_reads_its_progress(uninterrupted, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "stderr", Gone())
+    assert Trainer(short_run(tmp_path / "run")).run() is True
+    assert run_differences(tmp_path / "run", uninterrupted) == []
 
 
 def test_evaluate_writes_what_it_prints(uninterrupted, capsys, tmp_path):

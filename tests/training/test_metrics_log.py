@@ -124,10 +124,15 @@ def test_what_a_kill_or_a_power_cut_left_behind_is_dropped(tail, stopped, uninte
     assert run_differences(stopped, uninterrupted) == []
 
 
-def test_damage_before_the_checkpoint_is_an_error(stopped):
+@pytest.mark.parametrize(
+    "damage",
+    [lambda content: b"\0" + content, lambda content: content[:-1], lambda content: b"", lambda content: content[20:]],
+    ids=["zero", "no newline", "empty", "no beginning"],
+)
+def test_damage_before_the_checkpoint_is_an_error(damage, stopped):
     """Those lines were synced before the checkpoint was written: dropping them would hide a loss."""
     path = stopped / METRICS_FILE
-    path.write_bytes(b"\0" + path.read_bytes())
+    path.write_bytes(damage(path.read_bytes()))
     before = path.read_bytes()
     with pytest.raises(OutputError, match=f"{METRICS_FILE} is damaged"):
         Trainer(short_run(stopped, resume=True)).run()
@@ -172,6 +177,36 @@ class FullFile:
 
     def close(self):
         pass
+
+
+class SlowFile:
+    """A file that takes a few bytes at a time, as a raw file may."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def write(self, content):
+        return self.file.write(content[:7])
+
+    def flush(self):
+        self.file.flush()
+
+    def fileno(self):
+        return self.file.fileno()
+
+    def close(self):
+        self.file.close()
+
+
+def test_lines_are_written_to_their_end(monkeypatch, uninterrupted, tmp_path):
+    class SlowLog(run_folder.MetricsLog):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            self._file = SlowFile(self._file)
+
+    monkeypatch.setattr(ffrl.trainer, "MetricsLog", SlowLog)
+    assert Trainer(short_run(tmp_path / "run")).run() is True
+    assert run_differences(tmp_path / "run", uninterrupted) == []
 
 
 def test_full_disk_is_reported(monkeypatch, capsys, uninterrupted, tmp_path):
