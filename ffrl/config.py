@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
+from ffrl.checks import check_types, require, require_integer, require_number
 from ffrl.errors import ArgumentError
 
 Transformation = Literal["scale", "rotation", "hue"]
@@ -16,53 +15,6 @@ Likelihood = Literal["gaussian", "laplace", "bernoulli"]
 LogDet = Literal["trace", "exact"]
 Preset = Literal["tiny", "small", "paper"]
 DataName = Literal["auto", "mnist", "digits"]
-
-
-def require(condition: bool, name: str, given: object, allowed: str) -> None:
-    """Raise ArgumentError naming the field unless the condition holds."""
-    if not condition:
-        raise ArgumentError(name, repr(given), allowed)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value has the type of a field's annotation; an int may stand for a float, a bool for neither."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return isinstance(value, str) and value in arguments
-    if origin is types.UnionType:
-        return any(_fits(value, argument) for argument in arguments)
-    if origin is tuple:
-        hints = arguments[:1] * len(value) if isinstance(value, tuple) and arguments[-1] is Ellipsis else arguments
-        return isinstance(value, tuple) and len(value) == len(hints) and all(map(_fits, value, hints))
-    if hint in (int, float):
-        return isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
-    return isinstance(value, hint)
-
-
-def check_types(config: Any, prefix: str = "") -> None:
-    """Raise ArgumentError for the first field of a dataclass whose value is not of its annotated type."""
-    for name, hint in get_type_hints(type(config)).items():
-        value = getattr(config, name)
-        if get_origin(hint) is Literal:
-            allowed = f"one of {get_args(hint)}"
-        else:
-            allowed = f"a value of type {hint.__name__ if isinstance(hint, type) else hint}"
-        require(_fits(value, hint), f"{prefix}{name}", value, allowed)
-
-
-def require_integer(name: str, given: object, lowest: int) -> None:
-    require(
-        isinstance(given, int) and not isinstance(given, bool) and given >= lowest,
-        name,
-        given,
-        f"an integer >= {lowest}",
-    )
-
-
-def require_number(name: str, given: object, lowest: float, *, above: bool = False) -> None:
-    ok = isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given)
-    ok = ok and (given > lowest if above else given >= lowest)  # type: ignore[operator]
-    require(ok, name, given, f"a finite number {'>' if above else '>='} {lowest}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,50 +222,6 @@ DATA_NAMES = get_args(DataName)
 RESUMABLE_FIELDS = frozenset(
     {"out", "data_dir", "backend", "device", "threads", "checkpoint_every", "keep_checkpoints", "tensorboard", "resume"}
 )
-
-
-def preset_config(name: str) -> TrainConfig:
-    """The defaults of a preset, as in the table of docs/notation.md (paper) or chosen for two CPU cores (small)."""
-    require(name in PRESET_NAMES, "preset", name, f"one of {PRESET_NAMES}")
-    if name == "paper":
-        width = 324
-        return TrainConfig(
-            preset="paper",
-            iterations=90_000,
-            batch_size=128,
-            mixed_batches=False,
-            model=ModelConfig(
-                latent_dim=width,
-                conv_widths=(width, 2 * width),
-                encoder_widths=(3 * width, 2 * width, 2 * width),
-                decoder_widths=(width, 2 * width, 3 * width),
-                potential_widths=(width, width),
-                output_activation="tanh",
-            ),
-            optimizer=OptimizerConfig(learning_rate=1e-4),
-        )
-    if name == "tiny":
-        return TrainConfig(
-            preset="tiny",
-            iterations=100,
-            batch_size=12,
-            checkpoint_every=50,
-            log_every=10,
-            model=ModelConfig(
-                latent_dim=8,
-                conv_widths=(8, 16),
-                encoder_widths=(32, 32),
-                decoder_widths=(32,),
-                potential_widths=(16, 16),
-            ),
-        )
-    return TrainConfig(
-        preset="small",
-        model=ModelConfig(decoder_convolutions=False, decoder_widths=(256, 512)),
-        # With a noise of 1 the reconstruction weighs too little against the KL for a code to hold a digit's shape.
-        loss=LossConfig(noise_scale=0.15),
-        optimizer=OptimizerConfig(learning_rate=2e-3, schedule="cosine", warmup=100),
-    )
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from typing import Any
@@ -83,4 +84,7 @@ class TrainingProgress:
             losses = "  ".join(
                 f"{name} {record[name]:.2f}" for name in ("loss", "reconstruction", "kl_0", "kl_t", "hj")
             )
-            print(f"{iteration}/{self.total}  {self.rate(iteration):.1f} it/s  {losses}", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # whoever read the lines may be gone; the run goes on
+                print(
+                    f"{iteration}/{self.total}  {self.rate(iteration):.1f} it/s  {losses}", file=sys.stderr, flush=True
+                )

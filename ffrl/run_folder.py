@@ -147,8 +147,10 @@ class MetricsLog:
             self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
 
     def append(self, record: dict[str, Any]) -> None:
+        line = memoryview((json.dumps(record) + "\n").encode())
         with self._reported():
-            self._file.write((json.dumps(record) + "\n").encode())
+            while line:  # a raw file may take less than it is given
+                line = line[self._file.write(line) :]
 
     def sync(self) -> None:
         """Make the lines so far durable; called before the checkpoint that vouches for them."""

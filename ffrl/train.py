@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from ffrl.command_line import run_command
-from ffrl.config import PRESET_NAMES, TrainConfig, preset_config
+from ffrl.config import PRESET_NAMES, TrainConfig
+from ffrl.presets import preset_config
 from ffrl.run_folder import load_config
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from ffrl.config import require_integer
+from ffrl.checks import require_integer
 from ffrl.data import TransformedImages, hue_of_red
 from ffrl.data.sequences import transformation_parameter
 from ffrl.data.transforms import sampling_grid, scale_rotate_frames

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ffrl.checks import require, require_integer
 from ffrl.command_line import percentage, run_command
-from ffrl.config import require, require_integer
 from ffrl.errors import ArgumentError, OutputError
 from ffrl.evaluate import EVALUATION_FILE
 from ffrl.run_folder import check_writable, read_metrics, write_atomic, write_json

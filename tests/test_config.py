@@ -19,10 +19,10 @@ from ffrl.config import (
     TrainConfig,
     differences,
     from_dict,
-    preset_config,
     to_dict,
 )
 from ffrl.errors import ArgumentError
+from ffrl.presets import preset_config
 
 
 def changed(config: TrainConfig, **values: Any) -> TrainConfig:

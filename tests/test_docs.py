@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import ffrl
-from ffrl.config import preset_config
+from ffrl.presets import preset_config
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("__init__",),
     ("errors",),
-    ("config", "records"),
+    ("checks", "config", "presets", "records"),
     ("ops",),
     ("models", "data"),
     ("losses", "metrics"),
@@ -31,7 +31,9 @@ LAYER_OF = {name: layer for layer, names in enumerate(LAYERS) for name in names}
 ALLOWED_DISTRIBUTIONS = {
     "__init__": set(),
     "errors": set(),
+    "checks": set(),
     "config": set(),
+    "presets": set(),
     "records": {"torch"},
 }
 

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from ffrl.command_line import run_command
-from ffrl.config import LossConfig, SequenceConfig, preset_config
+from ffrl.config import LossConfig, SequenceConfig
 from ffrl.data import TransformedImages, load_images
 from ffrl.data.sequences import transformation_parameter
 from ffrl.errors import ArgumentError, BackendError
@@ -30,6 +30,7 @@ from ffrl.figures.curves import training_curves
 from ffrl.figures.grid import captions
 from ffrl.models import PotentialMLP, SequenceVAE
 from ffrl.ops import potential_derivatives
+from ffrl.presets import preset_config
 from ffrl.run_folder import load_config
 from ffrl.trainer import Trainer, load_model
 from ffrl.traversals import (

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ffrl.config import SequenceConfig, require_integer
+from ffrl.checks import require_integer
+from ffrl.config import SequenceConfig
 from ffrl.data.draws import stream_key, uniform_integers
 from ffrl.data.transforms import hue_of_red, sampling_grid, scale_rotate_frames
 from ffrl.errors import ArgumentError

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from ffrl.config import ModelConfig, preset_config
+from ffrl.config import ModelConfig
 from ffrl.models.decoder import Decoder, FullKernelTranspose
 from ffrl.models.encoder import Encoder
+from ffrl.presets import preset_config
 from tests.tolerances import relative_error
 
 PAPER = preset_config("paper").model

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ffrl.config import preset_config
 from ffrl.errors import ArgumentError
 from ffrl.models import SequenceVAE
+from ffrl.presets import preset_config
 from tests.models.reference import naive_trajectory, random_batch, tiny_model
 from tests.tolerances import FLOAT64, ROUNDING, assert_matches, relative_error
 

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from ffrl.models import PotentialMLP
 from ffrl.ops import analytic, potential_derivatives
-from ffrl.ops.analytic import laplacian_form, stacked_velocity
+from ffrl.ops.analytic import stacked_velocity
+from ffrl.ops.laplacian_forms import laplacian_form
 from ffrl.records import PotentialWeights
 from tests.cases import CASES, FULL_CASES, Case, build, cotangents_of, outputs_of
 from tests.tolerances import FLOAT64, ROUNDING, assert_matches

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ffrl.ops import analytic
-from ffrl.ops.analytic import LaplacianForm, potential_derivatives_analytic, tile_extents
+from ffrl.ops import analytic, laplacian_forms
+from ffrl.ops.analytic import potential_derivatives_analytic
+from ffrl.ops.laplacian_forms import LaplacianForm, tile_extents
 from tests.cases import Case, Inputs, build, cotangents_of, outputs_of
 from tests.tolerances import FLOAT64, ROUNDING, assert_matches
 
@@ -46,7 +47,7 @@ def test_both_forms_match_the_oracle_and_each_other_in_tiles_of_any_size(
     case: Case, tile: int | None, monkeypatch: pytest.MonkeyPatch
 ):
     if tile is not None:
-        monkeypatch.setattr(analytic, "TILE_ELEMENTS", tile)
+        monkeypatch.setattr(laplacian_forms, "TILE_ELEMENTS", tile)
     inputs = build(case)
     expected = outputs_of(inputs, "oracle")
     v_expected = cotangents_of(inputs, expected)
@@ -79,7 +80,7 @@ def test_a_laplacian_that_was_not_asked_for_ignores_the_form():
 def test_tiles_keep_to_the_budget_and_are_never_empty(
     rows: int, units: int, width: int, tile: int, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(analytic, "TILE_ELEMENTS", tile)
+    monkeypatch.setattr(laplacian_forms, "TILE_ELEMENTS", tile)
     tiles = tile_extents(rows, units, width)
     assert tiles.rows >= 1 and 1 <= tiles.units <= units
     assert tiles.rows * tiles.units * width <= max(tile, width)
@@ -90,7 +91,7 @@ def test_the_tile_sizes_of_these_tests_reach_every_way_of_cutting(monkeypatch: p
     seen = set()
     for case in SHAPES:
         for tile in TILES:
-            monkeypatch.setattr(analytic, "TILE_ELEMENTS", tile)
+            monkeypatch.setattr(laplacian_forms, "TILE_ELEMENTS", tile)
             tiles = tile_extents(case.rows, case.hidden2, case.hidden1)
             seen.add((tiles.rows < case.rows, tiles.units < case.hidden2))
     assert seen == {(False, False), (True, False), (False, True), (True, True)}

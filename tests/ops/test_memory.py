@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ffrl.ops import analytic
+from ffrl.ops import analytic, laplacian_forms
 from tests.cases import Case, Inputs, build, cotangents_of, outputs_of
 
 
@@ -80,7 +80,7 @@ class LargestTensor(TorchDispatchMode):
 def test_no_temporary_exceeds_the_tile(case: Case, form: str, monkeypatch: pytest.MonkeyPatch):
     tile = 2500
     monkeypatch.setattr(analytic, "laplacian_form", lambda *_, **__: form)
-    monkeypatch.setattr(analytic, "TILE_ELEMENTS", tile)
+    monkeypatch.setattr(laplacian_forms, "TILE_ELEMENTS", tile)
     inputs = build(case)
     with LargestTensor() as forward:
         outputs = outputs_of(inputs, "analytic")

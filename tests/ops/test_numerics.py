@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ffrl.ops import analytic
+from ffrl.ops import analytic, laplacian_forms
 from tests.cases import Case, Inputs, build, cotangents_of, outputs_of
 from tests.tolerances import ROUNDING, assert_matches
 
@@ -76,7 +76,7 @@ def test_arguments_up_to_1e4_stay_finite(form: str):
 def test_a_row_that_is_not_finite_reaches_no_other_row(
     form: str, poison: float, source: str, tile: int, time: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(analytic, "TILE_ELEMENTS", tile)
+    monkeypatch.setattr(laplacian_forms, "TILE_ELEMENTS", tile)
     case = Case(12, 3, 8, 5, 3, "mixed", time=time, tracked="z+t" if time == "rows" else "z")
     clean = values_of(build(case))
     inputs = build(case)

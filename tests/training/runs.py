@@ -16,7 +16,8 @@ from torch import Tensor
 from ffrl import checkpoint as checkpoint_module
 from ffrl import run_folder as run_folder_module
 from ffrl.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
-from ffrl.config import ModelConfig, SequenceConfig, TrainConfig, preset_config
+from ffrl.config import ModelConfig, SequenceConfig, TrainConfig
+from ffrl.presets import preset_config
 from ffrl.run_folder import METRICS_FILE
 
 MODEL = ModelConfig(

@@ -14,7 +14,7 @@ import pytest
 import ffrl.evaluate
 import ffrl.train
 from ffrl.command_line import run_command
-from ffrl.config import preset_config
+from ffrl.presets import preset_config
 from ffrl.run_folder import CONFIG_FILE, load_config, read_metrics
 from ffrl.train import parse_config
 from ffrl.trainer import Trainer

@@ -12,10 +12,11 @@ import safetensors.torch
 import torch
 
 from ffrl.checkpoint import WEIGHTS_FILE, checkpoint_folders, latest_checkpoint
-from ffrl.config import EvaluationConfig, LossConfig, OptimizerConfig, SequenceConfig, preset_config
+from ffrl.config import EvaluationConfig, LossConfig, OptimizerConfig, SequenceConfig
 from ffrl.data import TransformedImages, load_images
 from ffrl.evaluation import evaluate_model
 from ffrl.metrics import log_prob_ceiling
+from ffrl.presets import preset_config
 from ffrl.run_folder import read_metrics
 from ffrl.trainer import Trainer, load_model
 from tests.training.runs import newest, short_run
