@@ -40,7 +40,7 @@ def check_parity(pot: PotentialMLP, z: torch.Tensor, backend: str) -> None:
     few = z[:PARITY_ROWS].detach().requires_grad_()
     reference = outputs_and_gradients(copy.deepcopy(pot).double(), few.detach().double().requires_grad_(), "oracle")
     for given, wanted in zip(outputs_and_gradients(pot, few, backend), reference, strict=True):
-        error = float((given.double() - wanted).norm() / wanted.norm().clamp(min=1e-6))
+        error = float((given.double() - wanted).detach().norm() / wanted.detach().norm().clamp(min=1e-6))
         if not error < TOLERANCE:
             raise ParityError(f"{backend}: a result of shape {tuple(given.shape)} is off by {error:.1e}")
 

@@ -146,10 +146,14 @@ class Album:
     def path_animation(self, title: str, paths: Sequence[tuple[str, Frames, Tensor]]) -> bytes:
         """Paths of one digit each, as ``switches`` returns them."""
         scenes = [
-            Scene(frames, label.split(",")[0], captions(self.data.config, progress))
+            Scene(
+                frames,
+                label.split(",")[0],
+                [caption.replace("\n", " ") for caption in captions(self.data.config, progress)],
+            )
             for label, frames, progress in paths
         ]
-        return animation(title, scenes, scenes_per_row=min(3, len(scenes)))
+        return animation(title.split(":")[0], scenes, scenes_per_row=min(3, len(scenes)))
 
     def backwards(self) -> list[tuple[str, Frames, Tensor]]:
         """Label, frames and progress of every transformation run backward; the digits take turns."""
