@@ -150,7 +150,7 @@ class TrainConfig:
     threads: int | None = None
     """CPU threads; default torch's choice. Bitwise repeatability holds for an unchanged number."""
     seed: int = 0
-    iterations: int = 20_000
+    iterations: int = 10_000
     batch_size: int = 64
     mixed_batches: bool = True
     """True: every batch holds all transformations; False: one transformation a batch, as in the paper."""
