@@ -25,7 +25,7 @@ def print_tables(result: dict[str, Any]) -> None:
         title=f"Equivariance error: Σ over t=1..{result['num_steps']} of |x_t - decode(z_t)|₁, mean over "
         f"{result['num_images']} test images"
     )
-    columns = ("transformation", "E_k", "copy x_0", "E_k/copy", "all zero", "autoencoding", "t=0", "latent")
+    columns = ("transformation", "E_k", "copy x_0", "E_k/copy", "black", "autoencoding", "t=0", "latent")
     for column in columns:
         errors.add_column(column, justify="left" if column == "transformation" else "right")
     likelihoods = Table(
@@ -62,7 +62,7 @@ def print_tables(result: dict[str, Any]) -> None:
             f"{row['log_likelihood']:.2f}",
             f"{row['elbo']:.2f}{mark}",
             f"{row['importance_weighted_bound']:.2f}{mark}",
-            f"{100 * row['folding_steps']:.0f} %",
+            f"{100 * row['folding_steps']:.2f} %",
             f"{row['hj_residual']:.4f}",
             f"{row['initial_condition']:.4f}",
             f"{result['diffusivity'][i]:.4f}",
@@ -74,11 +74,13 @@ def print_tables(result: dict[str, Any]) -> None:
         style="dim",
     )
     console.print(likelihoods)
-    console.print(
-        "* no bound: some steps fold (I + ∇²u has a negative eigenvalue, in the share of steps shown), so that the\n"
-        "flow is not one-to-one and log q(z_t) counts one of several preimages. HJ²: squared Hamilton-Jacobi residual.",
-        style="dim",
-    )
+    if not all(row["is_bound"] for row in result["transformations"].values()):
+        console.print(
+            "* no bound: the log-determinant is the trace form, or some steps fold (I + ∇²u has a negative eigenvalue\n"
+            "in the share shown): the flow is not one-to-one, and log q(z_t) counts one of several preimages.",
+            style="dim",
+        )
+    console.print("HJ²: squared Hamilton-Jacobi residual.", style="dim")
 
 
 @dataclasses.dataclass(frozen=True)

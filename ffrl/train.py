@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ffrl.command_line import run_command
 from ffrl.config import PRESET_NAMES, TrainConfig
+from ffrl.errors import OutputError
 from ffrl.presets import preset_config
 from ffrl.run_folder import load_config
 
@@ -23,6 +24,8 @@ def parse_config(argv: list[str]) -> TrainConfig:
     first.add_argument("--resume", action="store_true")
     known, _ = first.parse_known_args(argv)
     if known.resume and not {"-h", "--help"} & set(argv):
+        if not known.out.is_dir():
+            raise OutputError(f"out = {known.out} holds no run to resume; leave out --resume to start one")
         default = dataclasses.replace(load_config(known.out), out=known.out, resume=True)
     else:
         default = preset_config(known.preset) if known.preset in PRESET_NAMES else TrainConfig()

@@ -104,7 +104,7 @@ def print_compositions(result: Mapping[str, Any]) -> None:
         title=f"What was never trained: Σ over t=1..{steps} of |x_t - decode(z_t)|₁, mean over "
         f"{result['num_images']} test images; switches at t={at}"
     )
-    for column in ("composition", "E", "copy x_0", "E/copy", "all zero", "E, shared clock"):
+    for column in ("composition", "E", "copy x_0", "E/copy", "black", "E, shared clock"):
         table.add_column(column, justify="left" if column == "composition" else "right")
     shared = {
         tuple(row["transformations"]): f"{row['equivariance_error']:.1f}"

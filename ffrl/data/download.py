@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -57,7 +58,9 @@ def fetch(name: str, sha256: str, mirrors: Sequence[str], folder: Path) -> None:
                 )
             return
         except (OSError, ValueError) as error:  # no connection, no permission; a wrong hash
-            failures.append(f"{mirror}{name} ({type(error).__name__}: {error})")
+            # A wrong hash is told in full; urllib3 tells of a missing network in a paragraph.
+            reason = str(error) if isinstance(error, ValueError) else textwrap.shorten(str(error), 120)
+            failures.append(f"{mirror}{name} ({type(error).__name__}: {reason})")
     raise DataUnavailable("; ".join(failures))
 
 

@@ -93,7 +93,7 @@ def _find(what: str, place: Path, names: tuple[str, str], looked: list[str]) -> 
     """The folder with the files, place/mnist or place, or None where there is nothing of MNIST at all."""
     if not os.path.isdir(place):
         problem = "is not a folder" if os.path.exists(place) else "does not exist"
-        raise DataError(f"{what} = {place} {problem}")
+        raise DataError(f"{what} = {place} {problem}. {_HOW_TO_PROVIDE}")
     for folder in (place / "mnist", place):
         missing = [name for name in names if not os.path.exists(folder / name)]
         if not missing:

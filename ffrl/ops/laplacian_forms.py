@@ -53,15 +53,18 @@ def laplacian_gram(d1: Tensor, c: Tensor, weight2: Tensor, gram: Tensor) -> tupl
             units = slice(j, j + tiles.units)
             x = d1[rows, None, :] * weight2[units]  # (rows, units, H1)      (9)
             y = (x.view(-1, hidden1) @ gram).view_as(x)  # (rows, units, H1)      (10)
-            s_rows[rows, units] = torch.einsum("njp,njp->nj", x, y)
-            e_rows[rows] += torch.einsum("nj,njp->np", c[rows, units], y.mul_(weight2[units]))
+            s_rows[rows, units] = torch.einsum("nji,nji->nj", x, y)
+            e_rows[rows] += torch.einsum("nj,nji->ni", c[rows, units], y.mul_(weight2[units]))
     return s_rows, e_rows
 
 
 def laplacian_gram_vjp(
     v_ell_c: Tensor, d1: Tensor, weight2: Tensor, gram: Tensor, v_gram: Tensor, v_weight2: Tensor
 ) -> None:
-    """Equation (16): adds to v_gram (H1, H1) and v_weight2 (H2, H1); ``v_ell_c`` is λ c, (N, H2)."""
+    """Equation (16): adds to v_gram (H1, H1) and v_weight2 (H2, H1); ``v_ell_c`` is λ c, (N, H2).
+
+    The caller finishes (16) with v_weight1 += 2 v_gram W1, because v_gram has a second part, of (14).
+    """
     num_rows, hidden1 = d1.shape
     hidden2 = weight2.shape[0]
     # The temporary λ c_j d1 has rows*units*H1 elements and T_j has units*H1*H1: bound both.
@@ -75,10 +78,10 @@ def laplacian_gram_vjp(
             rows = slice(n, n + rows_per_tile)
             scaled = (v_ell_c[rows, units, None] * d1[rows, None, :]).view(-1, width * hidden1)
             t_block.addmm_(d1[rows].T, scaled)
-        t = t_block.view(hidden1, width, hidden1)  # T_j[p, q] = t[p, j, q]
-        v_gram += torch.einsum("pjq,jp,jq->pq", t, weight2[units], weight2[units])
+        t = t_block.view(hidden1, width, hidden1)  # T_j[i, l] = t[i, j, l]
+        v_gram += torch.einsum("ijl,ji,jl->il", t, weight2[units], weight2[units])
         t.mul_(gram[:, None, :])
-        v_weight2[units] += 2 * torch.einsum("pjq,jq->jp", t, weight2[units])
+        v_weight2[units] += 2 * torch.einsum("ijl,jl->ji", t, weight2[units])
 
 
 def laplacian_jacobian(d1: Tensor, weight1: Tensor, weight2: Tensor) -> Tensor:
@@ -97,9 +100,9 @@ def jacobian_tiles(d1: Tensor, weight1: Tensor, weight2: Tensor) -> list[slice]:
 
 
 def jacobian_tile(d1: Tensor, weight1: Tensor, weight2: Tensor) -> tuple[Tensor, Tensor]:
-    """D1 W1 as (H1, n, D) and J as (H2, n, D) of n rows; the units come first so that J is one matrix product."""
-    scaled = d1.T[:, :, None] * weight1[:, None, :]  # (H1, n, D)
-    return scaled, (weight2 @ scaled.flatten(1)).view(weight2.shape[0], *scaled.shape[1:])
+    """M = diag(d1) W1 as (H1, n, D) and J = W2 M as (H2, n, D) of n rows; units first, so that J is one product."""
+    m_rows = d1.T[:, :, None] * weight1[:, None, :]  # (H1, n, D)
+    return m_rows, (weight2 @ m_rows.flatten(1)).view(weight2.shape[0], *m_rows.shape[1:])
 
 
 def laplacian_jacobian_vjp(
@@ -108,10 +111,10 @@ def laplacian_jacobian_vjp(
     """Jacobian form of (16): adds to v_weight1 and v_weight2, returns the part of v_d1 (N, H1)."""
     v_d1 = torch.empty_like(d1)
     for rows in jacobian_tiles(d1, weight1, weight2):
-        scaled, jacobian = jacobian_tile(d1[rows], weight1, weight2)
+        m_rows, jacobian = jacobian_tile(d1[rows], weight1, weight2)
         v_jacobian = jacobian.mul_(2 * v_ell_c[rows].T[:, :, None]).flatten(1)  # (H2, n·D)
-        v_scaled = (weight2.T @ v_jacobian).view_as(scaled)  # (H1, n, D)
-        v_d1[rows] = (v_scaled * weight1[:, None, :]).sum(-1).T
-        v_weight1 += torch.einsum("pnd,np->pd", v_scaled, d1[rows])
-        v_weight2 += v_jacobian @ scaled.flatten(1).T
+        v_m_rows = (weight2.T @ v_jacobian).view_as(m_rows)  # (H1, n, D)
+        v_d1[rows] = (v_m_rows * weight1[:, None, :]).sum(-1).T
+        v_weight1 += torch.einsum("ind,ni->id", v_m_rows, d1[rows])
+        v_weight2 += v_jacobian @ m_rows.flatten(1).T
     return v_d1

@@ -157,7 +157,7 @@ def test_evaluate(case, uninterrupted, tmp_path):
     [
         ("ffrl.train", "--out FOLDER/run --iterations 0", ("iterations = 0",)),
         ("ffrl.train", "--out FOLDER/run --epochs 3", ("--epochs",)),
-        ("ffrl.train", "--resume --out FOLDER/run", ("FOLDER/run", "a run folder")),
+        ("ffrl.train", "--resume --out FOLDER/run", ("FOLDER/run", "holds no run to resume")),
         ("ffrl.train", "--out FOLDER/run --data mnist --data-dir FOLDER/data", ("data_dir = FOLDER/data",)),
         ("ffrl.evaluate", "FOLDER/run", ("FOLDER/run", "a run folder")),
     ],
