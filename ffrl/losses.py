@@ -92,7 +92,7 @@ def sequence_losses(
     model: SequenceVAE, batch: SequenceBatch, config: LossConfig, noise: Tensor | None = None
 ) -> SequenceLosses:
     """Evaluate every term of the supervised objective on a batch; noise (B, D) as in ``SequenceVAE.forward``."""
-    outputs = model(batch.x, batch.k, noise)
+    outputs = model(batch.x, batch.k, noise, laplacian=config.log_det == "trace")
     z = outputs.trajectory.z
     log_q = log_q_sequence(z[:, 0], outputs.mu, outputs.log_var, step_log_det(model, outputs, batch.k, config))
     log_p = log_p_sequence(model, z, batch.k)

@@ -63,13 +63,14 @@ class SequenceVAE(nn.Module):
         """∇u(z_0, 0), (B, D), which the initial condition asks to vanish."""
         return potential_derivatives(self.potential, z0, 0.0, k, laplacian=None, backend=self.flow.backend).du_dz
 
-    def forward(self, x: Tensor, k: Tensor, noise: Tensor | None = None) -> SequenceOutputs:
+    def forward(self, x: Tensor, k: Tensor, noise: Tensor | None = None, *, laplacian: bool = True) -> SequenceOutputs:
         """One pass over a batch of sequences.
 
         Args:
             x: (B, T+1, C, I, I) in [0, 1]; only the first frame is encoded.
             k: (B,) int64.
             noise: (B, D) standard normal for z_0 = mu + sigma·noise; drawn from torch's generator when None.
+            laplacian: also compute Δu along the trajectory, the one part that is cubic in the width.
         """
         size = (self.config.image_channels, self.config.image_size, self.config.image_size)
         if x.dim() != 5 or x.shape[1] < 2 or tuple(x.shape[2:]) != size:
@@ -86,7 +87,7 @@ class SequenceVAE(nn.Module):
         if noise is not None and noise.shape != mu.shape:
             raise ArgumentError("noise.shape", tuple(noise.shape), str(tuple(mu.shape)))
         z0 = mu + torch.exp(0.5 * log_var) * (torch.randn_like(mu) if noise is None else noise)
-        trajectory = self.flow(z0, k, num_steps)
+        trajectory = self.flow(z0, k, num_steps, laplacian=laplacian)
         force, initial_velocity = self.force_along(trajectory.z, k), self.initial_velocity(z0, k)
         return SequenceOutputs(mu, log_var, trajectory, force, initial_velocity, self.decode_sequence(trajectory.z))
 

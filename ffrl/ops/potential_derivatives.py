@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, Protocol, TypeGuard, cast, get_args, runtime_checkable
+from typing import Literal, Protocol, TypeGuard, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -86,14 +86,16 @@ def potential_derivatives(
     fused = has_closed_form(pot)
     name = resolve_backend(backend, z.device if isinstance(z, Tensor) else None, fused=fused)
     check_rows(pot if fused else None, z, t, k)
-    if laplacian not in get_args(get_args(Laplacian)[0]) and laplacian is not None:
+    if laplacian not in ("exact", None):
         raise ArgumentError("laplacian", repr(laplacian), "'exact' or None")
     time = torch.as_tensor(t, dtype=z.dtype, device=z.device)
     if name == "oracle":
         rows = time.expand(z.shape[0])
         return potential_derivatives_oracle(pot, z, rows, k, d2u_dt2=d2u_dt2, laplacian=laplacian is not None)
 
-    def evaluate(field: MLPField, rows: Tensor, row_time: Tensor, k_one: int) -> PotentialDerivatives:
+    field = cast(MLPField, pot)
+
+    def evaluate(rows: Tensor, row_time: Tensor, k_one: int) -> PotentialDerivatives:
         return potential_derivatives_analytic(
             rows,
             distinct_time_features(field, row_time, k_one, order=2 if d2u_dt2 else 1),
@@ -102,10 +104,7 @@ def potential_derivatives(
             laplacian=laplacian is not None,
         )
 
-    field = cast(MLPField, pot)
-    if isinstance(k, int):
-        return evaluate(field, z, time, k)
-    return map_potentials(lambda rows, row_time, k_one: evaluate(field, rows, row_time, k_one), field, z, time, k)
+    return evaluate(z, time, k) if isinstance(k, int) else map_potentials(evaluate, field, z, time, k)
 
 
 def distinct_time_features(pot: MLPField, time: Tensor, k: int, *, order: int) -> TimeFeatures:
