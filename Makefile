@@ -8,6 +8,8 @@ TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 # Further options for every pip install, for example --find-links FOLDER.
 PIP_ARGS ?=
+# The C++ extension: auto builds it where there is a compiler, 1 makes its absence an error, 0 leaves it out.
+export FFRL_CPP ?= auto
 DEMO_ITERATIONS ?= 2500
 DEMO_OUT ?= runs/demo
 # Further options for pytest, for example TEST_ARGS="-k oracle -x".
@@ -17,6 +19,10 @@ RUN_EXTRAS := train,data,figures,test
 VENV_PYTHON := $(VENV)/bin/python
 PIP_INSTALL := $(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
 CPP_FILES = $(shell find csrc -type f \( -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \) 2>/dev/null)
+
+ifeq ($(filter auto 0 1,$(FFRL_CPP)),)
+$(error FFRL_CPP = $(FFRL_CPP) is not allowed; expected auto, 0 or 1)
+endif
 
 # A data folder beside the checkout is used where there is one.
 ifeq ($(origin FFRL_DATA),undefined)
@@ -33,7 +39,7 @@ export MPLBACKEND ?= Agg
 help: ## list the targets
 	@echo "Usage: make TARGET [VARIABLE=value ...]"
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-10s %s\n", $$1, $$2 }'
-	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV) TORCH=$(TORCH) TORCH_INDEX PIP_ARGS DEMO_ITERATIONS=$(DEMO_ITERATIONS) DEMO_OUT=$(DEMO_OUT) TEST_ARGS"
+	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV) TORCH=$(TORCH) TORCH_INDEX PIP_ARGS FFRL_CPP=$(FFRL_CPP) DEMO_ITERATIONS=$(DEMO_ITERATIONS) DEMO_OUT=$(DEMO_OUT) TEST_ARGS"
 
 # Each step leaves a stamp in $(VENV), written last: an interrupted one is done again, a finished one is not.
 $(VENV)/.created:
@@ -42,6 +48,7 @@ $(VENV)/.created:
 	@$(VENV_PYTHON) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) || { \
 	    echo "'$(PYTHON) -m venv' failed; on Debian and Ubuntu it needs the package python3-venv" >&2; exit 1; }
 	$(PIP_INSTALL) --upgrade 'setuptools>=77'
+	@$(PIP_INSTALL) ninja || echo "without ninja the C++ sources are compiled one after the other"
 	@touch $@
 
 $(VENV)/.torch: $(VENV)/.created
@@ -50,9 +57,18 @@ $(VENV)/.torch: $(VENV)/.created
 	else echo "installing $(TORCH) (a large download)"; $(PIP_INSTALL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'; fi
 	@touch $@
 
-$(VENV)/.installed: $(VENV)/.torch pyproject.toml setup.py $(wildcard kernels/__init__.py)
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml setup.py $(wildcard kernels/__init__.py) $(CPP_FILES)
 	$(PIP_INSTALL) --no-build-isolation -e '.[$(RUN_EXTRAS)]'
+	@[ ! -e ffrl/_C_missing.txt ] || cat ffrl/_C_missing.txt
 	@touch $@
+
+# An extension that was left out and is now demanded, or the other way round: the installation is done again.
+ifneq ($(filter 0 1,$(FFRL_CPP)),)
+ifneq ($(FFRL_CPP),$(if $(wildcard ffrl/_C.*.so),1,0))
+$(VENV)/.installed: again
+again:
+endif
+endif
 
 $(VENV)/.lint: $(VENV)/.installed
 	$(PIP_INSTALL) --no-build-isolation -e '.[dev]'
@@ -89,5 +105,6 @@ bench: $(VENV)/.installed ## run every benchmark bench/bench_*.py
 	for script; do echo "$$script"; $(VENV_PYTHON) -m "bench.$$(basename "$$script" .py)"; done
 
 clean: ## remove build outputs and caches; the virtual environment and runs/ stay
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .benchmarks
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .benchmarks ffrl/_C.*.so ffrl/_C_missing.txt
+	rm -f $(VENV)/.installed
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,7 +1,8 @@
-"""Interleaved timing: every contender once a round, so that a busy moment of the machine hits all of them."""
+"""Interleaved timing: every contender in turn in every round, so that a busy moment of the machine hits all of them."""
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -9,32 +10,70 @@ from typing import NamedTuple
 
 import torch
 
+Call = Callable[[], object]
+
+SAMPLE_MS = 20.0  # a sample lasts at least about this long, by repeated calls: the clock and the loop must not count
+WARM_UP_MS = 50.0
+WARM_UP_CALLS = 2
+# A contender whose call takes longer than this is sampled in only so many of the rounds.
+SLOW_MS = 2000.0
+SLOW_ROUNDS = 3
+
 
 class Timing(NamedTuple):
-    """Milliseconds over the rounds: the median, and the quartiles as its spread."""
+    """Milliseconds per call over the rounds: the median, and the quartiles as its spread."""
 
     median: float
     lower: float
     upper: float
+    rounds: int
+    calls_per_sample: int
 
 
-def interleaved(contenders: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
-    """Time all contenders, one call each a round, after one round that does not count."""
+def warm_up(call: Call) -> float:
+    """Call at least WARM_UP_CALLS times and for WARM_UP_MS; milliseconds of the fastest call."""
+    start, fastest, calls = time.perf_counter(), math.inf, 0
+    while calls < WARM_UP_CALLS or 1e3 * (time.perf_counter() - start) < WARM_UP_MS:
+        fastest = min(fastest, sample(call, 1))
+        calls += 1
+    return fastest
+
+
+def sample(call: Call, calls: int) -> float:
+    """Milliseconds per call, over ``calls`` calls."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        call()
+    return 1e3 * (time.perf_counter() - start) / calls
+
+
+def turns(milliseconds: float, rounds: int) -> set[int]:
+    """The rounds in which a contender is sampled: all, or SLOW_ROUNDS of them from the first to the last."""
+    if milliseconds <= SLOW_MS or rounds <= SLOW_ROUNDS:
+        return set(range(rounds))
+    return {round(number * (rounds - 1) / (SLOW_ROUNDS - 1)) for number in range(SLOW_ROUNDS)}
+
+
+def interleaved(contenders: Mapping[str, Call], rounds: int) -> dict[str, Timing]:
+    """Time all contenders after a warm-up, one sample each a round; every other round goes in the opposite order."""
+    fastest = {name: warm_up(call) for name, call in contenders.items()}
+    calls = {name: max(1, math.ceil(SAMPLE_MS / max(value, 1e-6))) for name, value in fastest.items()}
+    sampled = {name: turns(value, rounds) for name, value in fastest.items()}
     samples: dict[str, list[float]] = {name: [] for name in contenders}
-    for number in range(rounds + 1):
-        for name, call in contenders.items():
-            start = time.perf_counter()
-            call()
-            if number:
-                samples[name].append(1e3 * (time.perf_counter() - start))
-    timings = {}
-    for name, values in samples.items():
-        quartiles = statistics.quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
-        timings[name] = Timing(statistics.median(values), quartiles[0], quartiles[2])
-    return timings
+    for number in range(rounds):
+        for name in list(contenders)[:: -1 if number % 2 else 1]:
+            if number in sampled[name]:
+                samples[name].append(sample(contenders[name], calls[name]))
+    return {name: summary(values, calls[name]) for name, values in samples.items()}
 
 
-def sgemm_call(size: int = 1024) -> Callable[[], object]:
+def summary(values: list[float], calls_per_sample: int) -> Timing:
+    """Median and quartiles (by interpolation between the samples, so never outside them)."""
+    lower, median, upper = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+    return Timing(median, lower, upper, len(values), calls_per_sample)
+
+
+def sgemm_call(size: int) -> Call:
     """A float32 product of two square matrices, the ceiling that rates are compared with: 2·size³ FLOPs."""
     left, right = torch.randn(size, size), torch.randn(size, size)
     return lambda: left @ right

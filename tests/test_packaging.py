@@ -6,8 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
-import textwrap
 import tomllib
 import zipfile
 from pathlib import Path
@@ -15,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import ffrl
+from tests.builds import ROOT, copy_tree, run_pip, run_python
 
-ROOT = Path(__file__).resolve().parents[1]
 TARGETS = {"help", "setup", "demo", "test", "slow", "lint", "format", "bench", "clean"}
 
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
@@ -24,16 +22,10 @@ needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of a copy of this tree, built without network and without build isolation."""
+    """The wheel of a copy of this tree without the C++ extension, built without network and build isolation."""
     folder = tmp_path_factory.mktemp("wheel")
-    for name in ("ffrl", "kernels", "csrc", "bench", "tests", "docs"):
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, folder / "tree" / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, folder / "tree" / name)
-    command = [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "-w", "out", "./tree"]
-    environment = {**os.environ, "PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200)
+    tree = copy_tree(folder)
+    result = run_pip("wheel", "--no-build-isolation", "--no-deps", "-w", folder / "out", tree, FFRL_CPP=0)
     assert result.returncode == 0, result.stdout + result.stderr
     (path,) = (folder / "out").glob("*.whl")
     return path
@@ -46,6 +38,7 @@ def project() -> dict:
 def test_wheel_holds_every_module_and_nothing_else(wheel):
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "ffrl").rglob("*.py")} | {"ffrl/py.typed"}
     sources |= {f"ffrl/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "kernels").rglob("*.py")}
+    sources |= {"ffrl/_C_missing.txt"}  # in the place of ffrl/_C.abi3.so: test_extension_build.py
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     information = {name for name in names if name.split("/")[0] == f"ffrl-{ffrl.__version__}.dist-info"}
@@ -61,15 +54,6 @@ def test_wheel_metadata_names_the_extras_and_few_dependencies(wheel):
     required = re.findall(r"^Requires-Dist: ([\w.-]+)[^;\n]*$", metadata, re.M)
     assert set(required) == {"torch", "numpy"}
     assert "License-Expression: Apache-2.0" in metadata
-
-
-def run_python(code: str) -> str:
-    """Standard output of a fresh interpreter; its standard error is in the failure."""
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
 
 
 def test_configuration_is_imported_without_torch_and_numpy():
@@ -144,12 +128,14 @@ def test_ci_runs_lint_and_the_test_command_of_the_readme():
     commands = [line for line in lines if line.startswith("make ")]
     assert commands == ["make lint", "make test"]
     assert "set -euo pipefail" in lines
+    assert "export FFRL_CPP=1" in lines
     assert os.access(script, os.X_OK)
 
 
 def run_make(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Make as from a terminal, also where the tests themselves were started by make."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    of_make = ("MAKE", "MFLAGS", "FFRL_CPP")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(of_make)}
     return subprocess.run(["make", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=30)
 
 
@@ -173,3 +159,20 @@ def test_make_refuses_an_old_python_and_leaves_nothing(tmp_path):
     assert "ffrl needs Python 3.11 or later" in result.stderr
     assert "Python 3.8.1" in result.stderr
     assert not (tmp_path / "venv").exists()
+
+
+@needs_make
+def test_make_installs_again_when_the_extension_is_not_what_is_asked_for(tmp_path):
+    for stamp in (".created", ".torch", ".installed"):
+        (tmp_path / stamp).touch()
+
+    def installs(*arguments: str) -> bool:
+        result = run_make("--dry-run", "test", f"VENV={tmp_path}", *arguments)
+        assert result.returncode == 0, result.stderr
+        return "pip install" in result.stdout
+
+    assert not installs()
+    assert installs("--what-if=csrc/bindings/module.cpp")
+    built = any((ROOT / "ffrl").glob("_C.*.so"))
+    assert installs(f"FFRL_CPP={int(not built)}") and not installs(f"FFRL_CPP={int(built)}")
+    assert "FFRL_CPP = on is not allowed; expected auto, 0 or 1" in run_make("help", "FFRL_CPP=on").stderr

@@ -10,8 +10,9 @@ from ffrl.models.potential import PotentialMLP
 from ffrl.ops import log_abs_det, potential_derivatives, potential_hessian
 from ffrl.ops.analytic import stacked_velocity
 from ffrl.ops.backends import resolve_backend
+from ffrl.ops.mlp_field import MLPField, has_closed_form
 from ffrl.ops.oracle import Field
-from ffrl.ops.potential_derivatives import MLPField, check_rows, has_closed_form
+from ffrl.ops.potential_derivatives import check_rows
 from ffrl.records import FlowTrajectory, PotentialWeights
 
 

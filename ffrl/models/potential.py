@@ -33,7 +33,7 @@ class PotentialMLP(nn.Module):
         ArgumentError: a size or name outside the above.
     """
 
-    has_closed_form = True  # of this very forward; see ffrl.ops.potential_derivatives.has_closed_form
+    has_closed_form = True  # of this very forward; see ffrl.ops.mlp_field.has_closed_form
 
     def __init__(
         self,
@@ -98,14 +98,14 @@ class PotentialMLP(nn.Module):
             f"output_activation={self.output_activation!r}, time_dim={self.time_dim}"
         )
 
-    def weights(self, k: int) -> PotentialWeights:
-        """Views of the parameters of potential k."""
-        return PotentialWeights(
-            self.weight1[k], self.bias1[k], self.weight2[k], self.bias2[k], self.weight3[k], self.bias3[k]
-        )
+    def weights(self, k: int | None) -> PotentialWeights:
+        """Views of the parameters of potential k, or with None those of all, (K, ...) each."""
+        stacked = PotentialWeights(self.weight1, self.bias1, self.weight2, self.bias2, self.weight3, self.bias3)
+        return stacked if k is None else PotentialWeights(*(weight[k] for weight in stacked))
 
-    def time_features(self, time: Tensor, k: int, *, order: int) -> TimeFeatures:
-        """τ, dτ/dt and, for ``order`` 2, d²τ/dt² of potential k at time () or (M,): rows (1 or M, H1).
+    def time_features(self, time: Tensor, k: int | None, *, order: int) -> TimeFeatures:
+        """τ, dτ/dt and, for ``order`` 2, d²τ/dt² at time () or (M,) of potential k, (1 or M, H1), or with None of all,
+        (K, 1 or M, H1).
 
         All are ordinary differentiable torch expressions. Times that repeat should be passed once and gathered.
         """
@@ -113,19 +113,23 @@ class PotentialMLP(nn.Module):
         sine, cosine = angle.sin(), angle.cos()
         embedding = torch.cat([sine, cosine], dim=1)  # (M, E)
         velocity = torch.cat([cosine, -sine], dim=1) * self.frequencies.repeat(2)
-        weight1, weight2 = self.time_weight1[k], self.time_weight2[k]
-        a = embedding @ weight1.T + self.time_bias1[k]  # (M, H1)
-        a_dot = velocity @ weight1.T
+        weight1, bias1, weight2, bias2 = self.time_weight1, self.time_bias1, self.time_weight2, self.time_bias2
+        if k is None:
+            bias1, bias2 = bias1[:, None], bias2[:, None]  # (K, 1, H1)
+        else:
+            weight1, bias1, weight2, bias2 = weight1[k], bias1[k], weight2[k], bias2[k]
+        a = embedding @ weight1.mT + bias1  # (.., M, H1)
+        a_dot = velocity @ weight1.mT
         density = torch.exp(-0.5 * a * a) / math.sqrt(2 * math.pi)
         slope = 0.5 * (1 + torch.erf(a / math.sqrt(2))) + a * density  # GELU'
-        tau = F.gelu(a) @ weight2.T + self.time_bias2[k]
-        dtau_dt = (slope * a_dot) @ weight2.T
+        tau = F.gelu(a) @ weight2.mT + bias2
+        dtau_dt = (slope * a_dot) @ weight2.mT
         if order < 2:
             return TimeFeatures(tau, dtau_dt, None)
         acceleration = -embedding * (self.frequencies**2).repeat(2)
-        a_ddot = acceleration @ weight1.T
+        a_ddot = acceleration @ weight1.mT
         curvature = density * (2 - a * a)  # GELU''
-        return TimeFeatures(tau, dtau_dt, (curvature * a_dot * a_dot + slope * a_ddot) @ weight2.T)
+        return TimeFeatures(tau, dtau_dt, (curvature * a_dot * a_dot + slope * a_ddot) @ weight2.mT)
 
     def forward(self, z: Tensor, t: float | Tensor, k: int | Tensor) -> Tensor:
         """u^k(z, t), (N,), for z (N, D), t float, () or (N,), and k int or (N,) int64; plain autograd throughout."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ffrl.errors import DerivativeOrderError
+from ffrl.ops.autocast import outside_autocast
 from ffrl.ops.laplacian_forms import (
     LaplacianForm,
     laplacian_form,
@@ -27,6 +28,10 @@ from ffrl.records import PotentialDerivatives, PotentialWeights, TimeFeatures
 SECOND_DERIVATIVE_MESSAGE = (
     "the fused potential op has first-order gradients only; for a second derivative through its outputs "
     'call potential_derivatives(..., backend="oracle")'
+)
+FORWARD_MODE_MESSAGE = (
+    'the fused potential op has no forward-mode derivative; potential_derivatives(..., backend="oracle") has '
+    "one, under torch.autograd.forward_ad"
 )
 
 
@@ -107,7 +112,7 @@ class _Analytic(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *v_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
         cotangents = v_outputs[:5]
-        with torch.no_grad():
+        with torch.no_grad(), outside_autocast(ctx.saved_tensors[0].device.type):
             gradients = _analytic_vjp(ctx, *cotangents)
         if torch.is_grad_enabled():  # create_graph=True
             sources = [x for x in (*cotangents, *ctx.saved_tensors) if x is not None and x.requires_grad]
@@ -116,10 +121,7 @@ class _Analytic(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *_: Any) -> Any:
-        raise DerivativeOrderError(
-            'the fused potential op has no forward-mode derivative; potential_derivatives(..., backend="oracle") has '
-            "one, under torch.autograd.forward_ad"
-        )
+        raise DerivativeOrderError(FORWARD_MODE_MESSAGE)
 
 
 def output_derivatives(u: Tensor, tanh_output: bool) -> tuple[Tensor, Tensor]:

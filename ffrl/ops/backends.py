@@ -8,11 +8,16 @@ import logging
 import torch
 
 from ffrl.errors import ArgumentError, BackendError
+from ffrl.ops.extension import load_extension
+from ffrl.ops.registration import register_fakes
 
 logger = logging.getLogger(__name__)
 
 # Fastest first: the order in which "auto" tries them.
 PREFERENCE = ("cuda", "triton", "cpp", "analytic", "oracle")
+
+# Those whose operators take rows of mixed potentials in one call, and where they run.
+FUSED_BACKENDS = {"cpp": "cpu"}
 
 NOT_IN_THIS_VERSION = "not part of this version of ffrl"
 
@@ -26,10 +31,26 @@ def available_backends() -> dict[str, str | None]:
     return {
         "oracle": None,
         "analytic": None,
-        "cpp": NOT_IN_THIS_VERSION,
+        "cpp": cpp_reason(),
         "triton": NOT_IN_THIS_VERSION,
         "cuda": NOT_IN_THIS_VERSION,
     }
+
+
+@functools.cache
+def cpp_reason() -> str | None:
+    reason = load_extension()
+    if reason is None:
+        register_fakes()
+    return reason
+
+
+def device_reason(name: str, device: torch.device | None) -> str | None:
+    """Why a backend cannot take tensors of that device; None where it can."""
+    only = FUSED_BACKENDS.get(name)
+    if only is None or device is None or device.type == only:
+        return None
+    return f"its kernels take tensors on {only!r}, not on {str(device)!r}"
 
 
 def check_backend(name: str) -> None:
@@ -49,9 +70,13 @@ def resolve_backend(name: str, device: torch.device | None, *, fused: bool) -> s
         if not fused:
             return log_choice("oracle", str(device))
         reasons = available_backends()
-        return log_choice(next(other for other in PREFERENCE if reasons[other] is None), str(device))
+        usable = (other for other in PREFERENCE if reasons[other] is None and device_reason(other, device) is None)
+        return log_choice(next(usable), str(device))
     if name != "oracle" and not fused:
         raise BackendError(f"backend {name!r} needs a PotentialMLP; other fields go through backend='oracle'")
+    reason = device_reason(name, device)
+    if reason is not None:
+        raise BackendError(f"backend {name!r} cannot be used here: {reason}")
     return name
 
 

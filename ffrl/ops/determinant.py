@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from ffrl.ops.analytic import output_derivatives
+from ffrl.ops.mlp_field import MLPField, has_closed_form
 from ffrl.ops.oracle import Field, potential_hessian_oracle
-from ffrl.ops.potential_derivatives import MLPField, check_rows, has_closed_form
+from ffrl.ops.potential_derivatives import check_rows
 from ffrl.records import PotentialWeights, TimeFeatures
 
 

@@ -3,44 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, Protocol, TypeGuard, cast, runtime_checkable
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from ffrl.errors import ArgumentError
 from ffrl.ops.analytic import potential_derivatives_analytic
-from ffrl.ops.backends import resolve_backend
+from ffrl.ops.autocast import outside_autocast, raised_precision
+from ffrl.ops.backends import FUSED_BACKENDS, resolve_backend
+from ffrl.ops.fused import potential_derivatives_fused
+from ffrl.ops.hutchinson import draw_probes, hutchinson_rows
+from ffrl.ops.mlp_field import MLPField, distinct_time_features, feature_table, has_closed_form, is_traced
 from ffrl.ops.oracle import Field, potential_derivatives_oracle
-from ffrl.records import PotentialDerivatives, PotentialWeights, TimeFeatures
+from ffrl.records import PotentialDerivatives
 
-Laplacian = Literal["exact"] | None
-
-
-@runtime_checkable
-class MLPField(Protocol):
-    """What the closed-form backends need of a potential; ``ffrl.models.PotentialMLP`` has it."""
-
-    has_closed_form: bool
-    latent_dim: int
-    num_potentials: int
-    output_activation: str
-
-    def __call__(self, z: Tensor, t: float | Tensor, k: int | Tensor, /) -> Tensor: ...
-
-    def weights(self, k: int) -> PotentialWeights: ...
-
-    def time_features(self, time: Tensor, k: int, *, order: int) -> TimeFeatures: ...
-
-
-def has_closed_form(pot: object) -> TypeGuard[MLPField]:
-    """Whether the closed form is that of this potential: the class that defines its forward must say so itself.
-
-    A subclass of ``PotentialMLP`` with another ``forward`` is another field, and must not be taken for its base.
-    """
-    owner = next((kind for kind in type(pot).__mro__ if "forward" in vars(kind)), object)
-    return isinstance(pot, MLPField) and bool(vars(owner).get("has_closed_form", False))
+Laplacian = Literal["exact", "hutchinson"] | None
 
 
 def potential_derivatives(
@@ -51,6 +29,9 @@ def potential_derivatives(
     d2u_dt2: bool = False,
     laplacian: Laplacian = "exact",
     backend: str = "auto",
+    *,
+    num_probes: int = 1,
+    generator: torch.Generator | None = None,
 ) -> PotentialDerivatives:
     r"""Evaluate u, ∇u, ∂u/∂t and optionally ∂²u/∂t² and Δu = tr ∇²u for N rows.
 
@@ -63,14 +44,21 @@ def potential_derivatives(
         t: float, 0-d or (N,). A float or 0-d time is shared by all rows. Integer tensors are refused.
         k: index of the potential, int or (N,) int64 on the device of z.
         d2u_dt2: also compute ∂²u/∂t².
-        laplacian: "exact", or None to leave it out (it is the only part that is cubic in the width).
-        backend: "auto" | "oracle" | "analytic" | ...; see ``available_backends``. "auto" takes the fastest one
+        laplacian: "exact"; "hutchinson" for an unbiased estimate from random signs (docs/derivation.md, section 3.4),
+            O(num_probes·N·H²) where the exact one is cubic; or None to leave it out.
+        backend: "auto" | "oracle" | "analytic" | "cpp" | ...; see ``available_backends``. "auto" takes the fastest one
             usable here and logs its choice once. A backend that is named and not usable raises BackendError.
+        num_probes: sign vectors for each row, with "hutchinson".
+        generator: where the signs are drawn from, with "hutchinson"; None: torch's default generator.
 
     Returns:
         PotentialDerivatives(u (N,), du_dz (N, D), du_dt (N,), d2u_dt2 (N,) or None, lap_u (N,) or None) in the dtype
-        of z. First-order gradients flow to z, t and every parameter; except in the oracle, a second derivative
-        through the result, and forward mode, raise DerivativeOrderError.
+        of z. First-order gradients flow to z, t and every parameter; except in the oracle, and in a "hutchinson"
+        Laplacian, a second derivative through the result, and forward mode, raise DerivativeOrderError.
+
+    Under torch.autocast the operation stays in the dtype of the potential's parameters: z and t of lower precision are
+    cast up, and nothing in it is cast down. ``torch.compile(fullgraph=True)`` takes the backend "cpp"; in it, and under
+    torch.func transforms, the range of a tensor k is left to the backend, which raises RuntimeError.
 
     Raises:
         ArgumentError: wrong rank, dtype, device or range; the message names the argument.
@@ -85,39 +73,53 @@ def potential_derivatives(
     """
     fused = has_closed_form(pot)
     name = resolve_backend(backend, z.device if isinstance(z, Tensor) else None, fused=fused)
+    z, t = raised_precision(z, t)
     check_rows(pot if fused else None, z, t, k)
-    if laplacian not in ("exact", None):
-        raise ArgumentError("laplacian", repr(laplacian), "'exact' or None")
+    if laplacian not in ("exact", "hutchinson", None):
+        raise ArgumentError("laplacian", repr(laplacian), "'exact', 'hutchinson' or None")
+    if laplacian != "hutchinson" and (generator is not None or num_probes != 1):
+        given, value = ("num_probes", num_probes) if generator is None else ("generator", generator)
+        raise ArgumentError(given, repr(value), f"nothing with laplacian={laplacian!r}; it belongs to 'hutchinson'")
+    probes = draw_probes(z, num_probes, generator) if laplacian == "hutchinson" else None
     time = torch.as_tensor(t, dtype=z.dtype, device=z.device)
+    with outside_autocast(z.device.type):
+        out = evaluate(pot, z, time, k, d2u_dt2=d2u_dt2, laplacian=laplacian == "exact", name=name)
+        if probes is None:
+            return out
+        return out._replace(lap_u=hutchinson_rows(pot, z, time, k, probes, fused=name != "oracle"))
+
+
+def evaluate(
+    pot: MLPField | Field, z: Tensor, time: Tensor, k: int | Tensor, *, d2u_dt2: bool, laplacian: bool, name: str
+) -> PotentialDerivatives:
+    """The op by the backend of that name; time is () or (N,)."""
     if name == "oracle":
-        rows = time.expand(z.shape[0])
-        return potential_derivatives_oracle(pot, z, rows, k, d2u_dt2=d2u_dt2, laplacian=laplacian is not None)
-
+        return potential_derivatives_oracle(pot, z, time.expand(z.shape[0]), k, d2u_dt2=d2u_dt2, laplacian=laplacian)
     field = cast(MLPField, pot)
-
-    def evaluate(rows: Tensor, row_time: Tensor, k_one: int) -> PotentialDerivatives:
-        return potential_derivatives_analytic(
-            rows,
-            distinct_time_features(field, row_time, k_one, order=2 if d2u_dt2 else 1),
-            field.weights(k_one),
-            tanh_output=field.output_activation == "tanh",
-            laplacian=laplacian is not None,
+    order = 2 if d2u_dt2 else 1
+    tanh_output = field.output_activation == "tanh"
+    if name in FUSED_BACKENDS:
+        features, feature_row = feature_table(field, time, k, order=order)
+        return potential_derivatives_fused(
+            z,
+            features,
+            field.weights(None),
+            k=k,
+            feature_row=feature_row,
+            tanh_output=tanh_output,
+            laplacian=laplacian,
         )
 
-    return evaluate(z, time, k) if isinstance(k, int) else map_potentials(evaluate, field, z, time, k)
+    def of_one(rows: Tensor, row_time: Tensor, k_one: int) -> PotentialDerivatives:
+        return potential_derivatives_analytic(
+            rows,
+            distinct_time_features(field, row_time, k_one, order=order),
+            field.weights(k_one),
+            tanh_output=tanh_output,
+            laplacian=laplacian,
+        )
 
-
-def distinct_time_features(pot: MLPField, time: Tensor, k: int, *, order: int) -> TimeFeatures:
-    """Time feature rows for time () or (N,), computed once per distinct time and gathered where times repeat."""
-    if time.dim() == 0 or time.requires_grad or torch.compiler.is_compiling():
-        return pot.time_features(time, k, order=order)  # a derivative in t needs a row of its own
-    if forward_ad.unpack_dual(time).tangent is not None:
-        return pot.time_features(time, k, order=order)  # so does a tangent, to be refused and not lost
-    times, row = torch.unique(time, return_inverse=True)
-    if 2 * times.numel() > time.numel():
-        return pot.time_features(time, k, order=order)
-    features = pot.time_features(times, k, order=order)
-    return TimeFeatures(*(None if value is None else value.index_select(0, row) for value in features))  # type: ignore[arg-type]
+    return of_one(z, time, k) if isinstance(k, int) else map_potentials(of_one, field, z, time, k)
 
 
 def map_potentials(
@@ -174,12 +176,17 @@ def check_rows(pot: MLPField | None, z: Tensor, t: float | Tensor, k: int | Tens
         return
     if z.shape[1] != pot.latent_dim:
         raise ArgumentError("z.shape", tuple(z.shape), f"(N, {pot.latent_dim}) for this potential")
-    weight = pot.weights(0).weight1
+    weight = pot.weights(None).weight1
     if z.dtype != weight.dtype:
         raise ArgumentError("z.dtype", z.dtype, f"the dtype of the potential, {weight.dtype}")
     if z.device != weight.device:
         raise ArgumentError("z.device", z.device, f"the device of the potential, {weight.device}")
-    lowest, highest = (k, k) if isinstance(k, int) else (int(k.min()), int(k.max())) if k.numel() else (0, 0)
+    if isinstance(k, int):
+        lowest = highest = k
+    elif is_traced() or not k.numel():  # what the values are, the backend will see
+        return
+    else:
+        lowest, highest = (int(bound) for bound in torch.aminmax(k))
     if lowest < 0 or highest >= pot.num_potentials:
         given = lowest if lowest < 0 else highest
         raise ArgumentError("k", given, f"0 <= k < {pot.num_potentials}")

@@ -1,0 +1,39 @@
+// Which rows stand in which block: rows of one potential together, in their order, each potential's last
+// block padded.
+#pragma once
+
+#include <cstdint>
+
+namespace ffrl::cpu {
+
+constexpr int64_t kRowsPerBlock = 32;
+constexpr int64_t kMaxTasks =
+    16;  // partial sums of weight gradients: bits do not depend on the number of threads
+
+// Blocks that rows of mixed k (or of one, where k is null) can need.
+inline int64_t max_blocks(int64_t rows, int64_t potentials, bool mixed) {
+    return mixed ? rows / kRowsPerBlock + potentials : (rows + kRowsPerBlock - 1) / kRowsPerBlock;
+}
+
+// Tasks that sum over rows: each is of one potential.
+inline int64_t max_tasks(int64_t blocks, int64_t potentials) {
+    return blocks < kMaxTasks + potentials ? blocks : kMaxTasks + potentials;
+}
+
+struct RowPlan {
+    int64_t* slot_row;     // [max_blocks * 32] row in that slot, -1: padding
+    int64_t* block_k;      // [max_blocks]
+    int64_t* first_block;  // [K + 1] blocks of potential k are first_block[k] .. first_block[k+1]
+    int64_t* first_task;   // [K + 1] likewise for tasks
+    int64_t* task_block;   // [max_tasks + 1] blocks of task i are task_block[i] .. task_block[i+1]
+    int64_t* task_k;       // [max_tasks]
+    int64_t* fill;         // [K] scratch
+    int64_t blocks;
+    int64_t tasks;
+};
+
+// Fills the plan; k null means that all rows are of k_all. Returns false where some k is not in 0 ..
+// potentials - 1.
+bool plan_rows(RowPlan& plan, int64_t rows, int64_t potentials, const int64_t* k, int64_t k_all);
+
+}  // namespace ffrl::cpu

@@ -1,0 +1,157 @@
+"""The potential op as operators of a compiled library, with first-order gradients.
+
+``torch.ops.ffrl.potential_forward`` and ``potential_backward`` do equations (1) to (11) and (13) to (20) of
+docs/derivation.md in one call each, for rows of mixed potentials. Here they become a ``torch.autograd.Function``: its
+backward is itself one, so that torch.func.vmap knows both, and a second derivative raises instead of being lost.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ffrl.errors import DerivativeOrderError
+from ffrl.ops.analytic import FORWARD_MODE_MESSAGE, SECOND_DERIVATIVE_MESSAGE
+from ffrl.ops.batching import Operands, fold_batch, split_batch
+from ffrl.ops.laplacian_forms import LaplacianForm
+from ffrl.ops.registration import FORMS
+from ffrl.records import PotentialDerivatives, PotentialWeights, TimeFeatures
+
+NUM_OPERANDS = len(Operands._fields)
+NUM_DIFFERENTIABLE = 10  # z to bias3, the first of them
+NUM_OUTPUTS = 5
+
+
+class _Potential(torch.autograd.Function):
+    """(*operands, keep) -> u, du_dz, du_dt, d2u_dt2, lap_u, kept; what was not asked for has no elements."""
+
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[Tensor, ...]:
+        return torch.ops.ffrl.potential_forward(*arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        operands, kept = Operands(*inputs[:NUM_OPERANDS]), output[-1]
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(kept)
+        ctx.save_for_backward(kept, *operands[:NUM_DIFFERENTIABLE], operands.k, operands.feature_row)
+        ctx.constants = operands.k_all, operands.tanh_output, operands.form
+
+    @staticmethod
+    def backward(ctx: Any, *v_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
+        kept, *differentiable, k, feature_row = ctx.saved_tensors
+        k_all, tanh_output, form = ctx.constants
+        wanted = ctx.needs_input_grad[:NUM_DIFFERENTIABLE]
+        needs = (wanted[0], any(wanted[1:4]), any(wanted[4:]))
+        operands = (*differentiable, k, k_all, feature_row, tanh_output, form)
+        vjp = torch.ops.ffrl.potential_backward if torch.compiler.is_compiling() else _PotentialVjp.apply
+        gradients = vjp(kept, *operands, *v_outputs[:NUM_OUTPUTS], *needs)
+        found = (gradient if needed else None for gradient, needed in zip(gradients, wanted, strict=True))
+        return (*found, *[None] * (NUM_OPERANDS - NUM_DIFFERENTIABLE + 1))
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
+        operands = fold_batch(Operands(*arguments[:NUM_OPERANDS]), in_dims[:NUM_OPERANDS], info.batch_size)
+        # Blocks of rows have no batch dimension, so nothing is kept; the backward computes it again.
+        *outputs, kept = _Potential.apply(*operands, False)
+        split, out_dims = split_batch(tuple(outputs), info.batch_size)
+        return (*split, kept), (*out_dims, None)
+
+
+class _EagerPotential(_Potential):
+    """``_Potential`` that refuses forward mode in words; dynamo does not take a Function with a jvp."""
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> Any:
+        raise DerivativeOrderError(FORWARD_MODE_MESSAGE)
+
+
+class _PotentialVjp(torch.autograd.Function):
+    """(kept, *operands, *cotangents, *needs) -> gradients of z to bias3; they have no derivative of their own."""
+
+    @staticmethod
+    def forward(kept: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+        if kept.numel() == 0:  # the forward did not know of this backward
+            kept = torch.ops.ffrl.potential_forward(*arguments[:NUM_OPERANDS], True)[-1]
+        return torch.ops.ffrl.potential_backward(kept, *arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor | None) -> Any:
+        raise DerivativeOrderError(SECOND_DERIVATIVE_MESSAGE)
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> Any:
+        raise DerivativeOrderError(FORWARD_MODE_MESSAGE)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], kept: Tensor, *arguments: Any) -> Any:
+        needs = arguments[-3:]
+        operands = Operands(*arguments[:NUM_OPERANDS])
+        folded = fold_batch(
+            operands, in_dims[1 : 1 + NUM_OPERANDS], info.batch_size, own_weights=needs[2], own_rows=needs[1]
+        )
+        cotangents = []
+        for value, dim in zip(arguments[NUM_OPERANDS:-3], in_dims[1 + NUM_OPERANDS : -3], strict=True):
+            if value is not None:
+                value = value.expand(info.batch_size, *value.shape) if dim is None else value.movedim(dim, 0)
+                value = value.flatten(0, 1)
+            cotangents.append(value)
+        gradients = _PotentialVjp.apply(kept.new_empty(0), *folded, *cotangents, *needs)
+        return split_batch(gradients, info.batch_size)
+
+
+def cpu_laplacian_form(latent_dim: int, hidden1: int, *, backward: bool) -> LaplacianForm:
+    """The cheaper exact form of the Laplacian in the C++ kernels, by multiply-adds per row and unit of the second layer.
+
+    Gram form: 2·H1 multiply-adds forward and H1 backward, where half of a symmetric product is formed. Jacobian form:
+    2·D forward and 6·D backward, where the Jacobian is formed again. In units of H1/2; docs/derivation.md, section 6.
+    """
+    gram = hidden1 * (3 if backward else 2)
+    jacobian = latent_dim * (8 if backward else 2)
+    return "gram" if gram <= jacobian else "jacobian"
+
+
+def potential_derivatives_fused(
+    z: Tensor,
+    features: TimeFeatures,
+    weights: PotentialWeights,
+    *,
+    k: int | Tensor,
+    feature_row: Tensor | None,
+    tanh_output: bool,
+    laplacian: bool = True,
+    form: LaplacianForm | None = None,
+) -> PotentialDerivatives:
+    """One call of the compiled operator for N rows of mixed potentials.
+
+    Args:
+        z: (N, D).
+        features: (M, H1) each; ∂²u/∂t² is computed iff the third member is given.
+        weights: of all K potentials, (K, ...) each.
+        k: potential of each row, (N,) int64, or an int for all of them.
+        feature_row: (N,) int64, the feature row of each row. None where row n has feature row n, or where M is 1. A
+            feature row belongs to rows of one potential.
+        tanh_output: output activation tanh (True) or identity (False).
+        laplacian: compute Δu.
+        form: force the "gram" or the "jacobian" form of the Laplacian; None chooses by ``cpu_laplacian_form``.
+
+    Returns:
+        PotentialDerivatives with first-order gradients in every argument. Kept for the backward: O(N·(H1+H2)).
+    """
+    tracked = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (z, *features, *weights))
+    if laplacian and form is None:
+        form = cpu_laplacian_form(z.shape[1], weights.weight1.shape[1], backward=tracked)
+    function = _Potential if torch.compiler.is_compiling() else _EagerPotential
+    k_all, k_rows = (k, None) if isinstance(k, int) else (0, k)
+    u, du_dz, du_dt, d2u_dt2, lap_u, _ = function.apply(
+        z, *features, *weights, k_rows, k_all, feature_row, tanh_output, FORMS[form if laplacian else None], tracked
+    )
+    return PotentialDerivatives(
+        u, du_dz, du_dt, None if features.d2tau_dt2 is None else d2u_dt2, lap_u if laplacian else None
+    )

@@ -1,0 +1,99 @@
+"""Fakes of the operators ``torch.ops.ffrl.*``: the shapes that they return, for torch.compile and opcheck."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+# Rows that stand together in one block of what the forward keeps (kRowsPerBlock in csrc/cpu/row_plan.h).
+ROWS_PER_BLOCK = 32
+FORMS = {None: 0, "gram": 1, "jacobian": 2}
+
+
+def kept_shape(
+    num_rows: int, potentials: int, latent_dim: int, hidden1: int, hidden2: int, *, mixed: bool, form: int
+) -> tuple[int, int, int]:
+    """Shape of what the forward keeps for the backward: blocks of rows, O(H) of them, 32 numbers each."""
+    blocks = num_rows // ROWS_PER_BLOCK + potentials if mixed else (num_rows + ROWS_PER_BLOCK - 1) // ROWS_PER_BLOCK
+    squares = hidden2 if form else 0
+    column_sums = hidden1 if form == FORMS["gram"] else 0
+    return blocks, 2 * hidden1 + hidden2 + latent_dim + 4 + squares + column_sums, ROWS_PER_BLOCK
+
+
+def _forward_fake(
+    z: Tensor,
+    tau: Tensor,
+    dtau_dt: Tensor,
+    d2tau_dt2: Tensor | None,
+    weight1: Tensor,
+    bias1: Tensor,
+    weight2: Tensor,
+    bias2: Tensor,
+    weight3: Tensor,
+    bias3: Tensor,
+    k: Tensor | None,
+    k_all: int,
+    feature_row: Tensor | None,
+    tanh_output: bool,
+    form: int,
+    keep: bool,
+) -> tuple[Tensor, ...]:
+    num_rows, latent_dim = z.shape
+    potentials, hidden2, hidden1 = weight2.shape
+    kept = kept_shape(num_rows, potentials, latent_dim, hidden1, hidden2, mixed=k is not None, form=form)
+    return (
+        z.new_empty(num_rows),
+        z.new_empty(num_rows, latent_dim),
+        z.new_empty(num_rows),
+        z.new_empty(0 if d2tau_dt2 is None else num_rows),
+        z.new_empty(num_rows if form else 0),
+        z.new_empty(kept if keep else 0),
+    )
+
+
+def _backward_fake(
+    kept: Tensor,
+    z: Tensor,
+    tau: Tensor,
+    dtau_dt: Tensor,
+    d2tau_dt2: Tensor | None,
+    weight1: Tensor,
+    bias1: Tensor,
+    weight2: Tensor,
+    bias2: Tensor,
+    weight3: Tensor,
+    bias3: Tensor,
+    k: Tensor | None,
+    k_all: int,
+    feature_row: Tensor | None,
+    tanh_output: bool,
+    form: int,
+    v_u: Tensor | None,
+    v_du_dz: Tensor | None,
+    v_du_dt: Tensor | None,
+    v_d2u_dt2: Tensor | None,
+    v_lap_u: Tensor | None,
+    needs_z: bool,
+    needs_features: bool,
+    needs_weights: bool,
+) -> tuple[Tensor, ...]:
+    def gradient(wanted: bool, like: Tensor) -> Tensor:
+        return like.new_empty(like.shape if wanted else 0)
+
+    weights = (weight1, bias1, weight2, bias2, weight3, bias3)
+    return (
+        gradient(needs_z, z),
+        gradient(needs_features, tau),
+        gradient(needs_features, dtau_dt),
+        gradient(needs_features and d2tau_dt2 is not None, tau),
+        *(gradient(needs_weights, weight) for weight in weights),
+    )
+
+
+@functools.cache
+def register_fakes() -> None:
+    """Register the fakes, once, after the extension is loaded."""
+    torch.library.register_fake("ffrl::potential_forward", _forward_fake)
+    torch.library.register_fake("ffrl::potential_backward", _backward_fake)
