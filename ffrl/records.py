@@ -30,6 +30,15 @@ class TimeFeatures(NamedTuple):
     d2tau_dt2: Tensor | None
 
 
+class TimeWeights(NamedTuple):
+    """Weights of the time features of K potentials, τ = B GELU(A e(t) + α) + β."""
+
+    weight1: Tensor  # (K, H1, E) A
+    bias1: Tensor  # (K, H1) α
+    weight2: Tensor  # (K, H1, H1) B
+    bias2: Tensor  # (K, H1) β
+
+
 class PotentialWeights(NamedTuple):
     """Weights of one potential MLP, equations (1) to (3) of docs/derivation.md."""
 

@@ -21,4 +21,16 @@ STABLE_TORCH_LIBRARY(ffrl, m) {
         "-> (Tensor v_z, Tensor v_tau, Tensor v_dtau_dt, Tensor v_d2tau_dt2, Tensor v_weight1, Tensor "
         "v_bias1, "
         "Tensor v_weight2, Tensor v_bias2, Tensor v_weight3, Tensor v_bias3)");
+    // Shapes as in csrc/cpu/time_features_cpu.h. k: one potential, or -1 for all; kept is for the backward
+    // alone.
+    m.def(
+        "time_features(Tensor time, Tensor frequencies, Tensor weight1, Tensor bias1, Tensor weight2, Tensor "
+        "bias2, "
+        "int k, int order) -> (Tensor tau, Tensor dtau_dt, Tensor d2tau_dt2, Tensor kept)");
+    m.def(
+        "time_features_backward(Tensor kept, Tensor time, Tensor frequencies, Tensor weight1, Tensor bias1, "
+        "Tensor weight2, Tensor bias2, int k, int order, Tensor? v_tau, Tensor? v_dtau_dt, Tensor? "
+        "v_d2tau_dt2, "
+        "bool needs_time, bool needs_weights) "
+        "-> (Tensor v_time, Tensor v_weight1, Tensor v_bias1, Tensor v_weight2, Tensor v_bias2)");
 }

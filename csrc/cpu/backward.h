@@ -12,6 +12,7 @@ struct BackwardPass {
     const PotentialGradients<T>& out;
     const BackwardWorkspace<T>& w;
     const Prepared<T>& p;
+    FeatureGather<S> features{s, in, p.rows};
 
     bool has_laplacian() const { return cot.v_lap_u != nullptr && s.form != LaplacianForm::none; }
     bool has_velocity() const { return cot.v_du_dz != nullptr || (has_laplacian() && s.tanh_output); }
@@ -36,10 +37,6 @@ struct BackwardPass {
         const KeptBlock<T> kept(kept_blocks, s, block);
         const int64_t k = p.rows.block_k[block], h1 = s.hidden1;
         const auto row_of = [&](int lane) { return p.rows.slot_row[block * kBlock + lane]; };
-        const auto feature_row_of = [&](int lane) {
-            const int64_t row = row_of(lane);
-            return row < 0 ? row : feature_of(s, in, row);
-        };
         RowCotangents rows;
         T* v_v = scratch + w.v_v;
         output_vjp(kept, row_of, v_v, rows);
@@ -75,7 +72,7 @@ struct BackwardPass {
                 sums.gram_diagonal[i] += horizontal_sum<T, S::width>(sum);
             }
 
-        units2(block, k, kept, feature_row_of, rows, v_q, scratch, sums);
+        units2(block, k, kept, rows, v_q, scratch, sums);
 
         if (has_laplacian()) {
             T* v_ell_c = scratch + w.v_ell_c_block;
@@ -84,7 +81,7 @@ struct BackwardPass {
             else if (needs.weights)
                 keep_for_gram(block, d1, v_ell_c);
         }
-        inputs(k, kept, row_of, v_r, v_q, v_d1, rows, scratch, sums);
+        inputs(block, k, kept, row_of, v_r, v_q, v_d1, rows, scratch, sums);
     }
 
     // (13)
@@ -128,16 +125,15 @@ struct BackwardPass {
     }
 
     // (14), (17), (18) and v_a2 of (19)
-    template <class FeatureRowOf>
-    void units2(int64_t block, int64_t k, const KeptBlock<T>& kept, FeatureRowOf feature_row_of,
-                const RowCotangents& rows, const T* v_q, T* scratch, const TaskSums<T>& sums) const {
+    void units2(int64_t block, int64_t k, const KeptBlock<T>& kept, const RowCotangents& rows, const T* v_q,
+                T* scratch, const TaskSums<T>& sums) const {
         const int64_t h2 = s.hidden2;
         T *p_units = scratch + w.p, *v_a2 = scratch + w.v_a2, *v_p = scratch + w.v_p;
         T *omega = scratch + w.omega, *omega2 = scratch + w.omega2, *v_ell_c = scratch + w.v_ell_c_block;
         T *v_omega = scratch + w.v_omega_block, *v_omega2 = scratch + w.v_omega2_block;
         if (has_time()) {
-            gather(omega, p.omega, h2, feature_row_of);
-            if (s.d2u_dt2) gather(omega2, p.omega2, h2, feature_row_of);
+            features(block, omega, p.omega, h2);
+            if (s.d2u_dt2) features(block, omega2, p.omega2, h2);
         }
         if (has_velocity() || has_laplacian()) {
             product<S>(p.weight2 + k * p.weight2_size, h2, s.hidden1, v_q,
@@ -263,8 +259,8 @@ struct BackwardPass {
 
     // The rest of (15) and (19), (20); products over rows for W1bar and W2bar
     template <class RowOf>
-    void inputs(int64_t k, const KeptBlock<T>& kept, RowOf row_of, const T* v_r, const T* v_q, const T* v_d1,
-                const RowCotangents& rows, T* scratch, const TaskSums<T>& sums) const {
+    void inputs(int64_t block, int64_t k, const KeptBlock<T>& kept, RowOf row_of, const T* v_r, const T* v_q,
+                const T* v_d1, const RowCotangents& rows, T* scratch, const TaskSums<T>& sums) const {
         const int64_t h1 = s.hidden1, h2 = s.hidden2;
         const T* gram_diagonal = p.gram_diagonal + (has_laplacian() ? k * h1 : 0);
         T *v_s = scratch + w.v_s, *v_a1 = scratch + w.h1_work, *r = scratch + w.d1_block;
@@ -288,11 +284,7 @@ struct BackwardPass {
         if (needs.weights) {
             T *panels = scratch + w.outer_panels, *sum = scratch + w.sum;
             const int64_t stride = 2 * kBlock * kBlock;
-            const auto feature_row_of = [&](int lane) {
-                const int64_t row = row_of(lane);
-                return row < 0 ? row : feature_of(s, in, row);
-            };
-            gather(sum, in.tau, h1, feature_row_of);
+            features(block, sum, in.tau, h1);
             for (int64_t at = 0; at < h1 * kBlock; at += S::width)
                 store<S>(sum + at, load<S>(sum + at) + load<S>(kept.h1 + at));
             transpose_block<S>(panels, stride, v_q, h1);

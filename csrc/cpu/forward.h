@@ -14,17 +14,14 @@ struct ForwardPass {
         const KeptBlock<T> kept(w.kept, s, block);
         const int64_t k = p.rows.block_k[block], h1 = s.hidden1, h2 = s.hidden2;
         const auto row_of = [&](int lane) { return p.rows.slot_row[block * kBlock + lane]; };
-        const auto feature_row_of = [&](int lane) {
-            const int64_t row = row_of(lane);
-            return row < 0 ? row : feature_of(s, in, row);
-        };
+        const FeatureGather<S> features{s, in, p.rows};
         T *first = w.slot(slot, 0), *second = w.slot(slot, 1), *third = w.slot(slot, 2),
           *fourth = w.slot(slot, 3);
 
         T *z = first, *sum = second;
         gather(z, in.z, s.latent, row_of);
         const T* bias1 = in.bias1 + k * h1;
-        gather(sum, in.tau, h1, feature_row_of);
+        features(block, sum, in.tau, h1);
         product<S>(p.weight1 + k * p.weight1_size, h1, s.latent, z,
                    [&](ptrdiff_t i, int lane, V y) FFRL_LAMBDA {
                        const ptrdiff_t at = i * kBlock + lane;
@@ -46,8 +43,8 @@ struct ForwardPass {
         });
 
         T *omega = second, *omega2 = fourth;  // (H2, 32)
-        gather(omega, p.omega, h2, feature_row_of);
-        if (s.d2u_dt2) gather(omega2, p.omega2, h2, feature_row_of);
+        features(block, omega, p.omega, h2);
+        if (s.d2u_dt2) features(block, omega2, p.omega2, h2);
         for (int lane = 0; lane < kBlock; lane += S::width) {
             V o = V{} + in.bias3[k], o_dot{}, o_ddot{};
             for (int64_t j = 0; j < h2; ++j) {
@@ -141,7 +138,7 @@ struct ForwardPass {
     void finish_block(int64_t block) const {
         const KeptBlock<T> kept(w.kept, s, block);
         const int64_t k = p.rows.block_k[block], h1 = s.hidden1, h2 = s.hidden2;
-        if (s.form == LaplacianForm::gram)
+        if (s.form == LaplacianForm::gram && !w.value_only)
             for (int64_t at = 0; at < h1 * kBlock; at += S::width) {
                 V sum{};
                 for (int64_t chunk = 0; chunk < chunks_of(s); ++chunk)
@@ -151,8 +148,9 @@ struct ForwardPass {
         alignas(64) T phi[kBlock], du_dt[kBlock], d2u_dt2[kBlock], lap_u[kBlock];
         for (int lane = 0; lane < kBlock; lane += S::width) {
             V ell{}, v_squared{};
+            if (w.value_only) ell = load<S>(kept.ell + lane);
             if (s.form != LaplacianForm::none) {
-                for (int64_t j = 0; j < h2; ++j) {
+                for (int64_t j = 0; j < h2 && !w.value_only; ++j) {
                     const ptrdiff_t at = j * kBlock + lane;
                     ell += unit2(load<S>(kept.h2 + at), in.weight3[k * h2 + j]).c * load<S>(kept.s + at);
                 }
@@ -204,12 +202,22 @@ Status run_forward(const PotentialShape& s, const PotentialInputs<T>& in, const 
          ++i)
         w.kept[i] = 0;  // blocks that mixed k could have needed
     parallel(threads, blocks, [&](int64_t block, int64_t slot) { pass.rows_of_block(block, slot); });
-    if (s.form == LaplacianForm::gram) {
+    if (w.value_only) {
+        const GramValue<S> value{s, in, w};
+        parallel(threads, s.potentials, [&](int64_t k, int64_t) {
+            if (is_present(w.prepared.rows, k)) value.pack(k);
+        });
+        constexpr int64_t tasks = GramValue<S>::kTasksOfBlock;
+        parallel(threads, blocks * tasks, [&](int64_t task, int64_t slot) {
+            value.rows(task / tasks, task % tasks * GramValue<S>::kLanes, slot);
+        });
+    } else if (s.form == LaplacianForm::gram) {
         const int64_t chunks = chunks_of(s);
         parallel(threads, blocks * chunks, [&](int64_t task, int64_t slot) {
             pass.squares_by_gram(task / chunks, task % chunks, slot);
         });
-        parallel(threads, blocks, [&](int64_t block, int64_t) { pass.finish_block(block); });
     }
+    if (s.form == LaplacianForm::gram)
+        parallel(threads, blocks, [&](int64_t block, int64_t) { pass.finish_block(block); });
     return status;
 }

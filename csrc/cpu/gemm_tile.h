@@ -140,15 +140,43 @@ void accumulate_outer(typename S::Scalar* sums, ptrdiff_t rows, ptrdiff_t column
         }
 }
 
+// One step of a transposition in registers: swaps the off-diagonal squares of side kSide in pairs of rows.
+template <class S, int kSide, int... kColumn>
+FFRL_INLINE void swap_squares(typename S::Vec& low, typename S::Vec& high,
+                              std::integer_sequence<int, kColumn...>) {
+    const auto a = low, b = high;
+    low = __builtin_shufflevector(a, b, (kColumn & kSide ? S::width + kColumn - kSide : kColumn)...);
+    high = __builtin_shufflevector(a, b, (kColumn & kSide ? S::width + kColumn : kColumn + kSide)...);
+}
+
+template <class S, int kSide>
+FFRL_INLINE void transpose_square(typename S::Vec* rows) {
+    if constexpr (kSide > 0) {
+#pragma GCC unroll 16
+        for (int r = 0; r < S::width; ++r)
+            if ((r & kSide) == 0)
+                swap_squares<S, kSide>(rows[r], rows[r + kSide], std::make_integer_sequence<int, S::width>{});
+        transpose_square<S, kSide / 2>(rows);
+    }
+}
+
 // (rows, kBlock) to panels [rows / kBlock][slot of depth][kBlock] transposed; what lies beyond `rows` becomes
 // zero.
 template <class S>
 void transpose_block(typename S::Scalar* panels, ptrdiff_t panel_stride, const typename S::Scalar* from,
                      ptrdiff_t rows) {
     for (ptrdiff_t first = 0; first < rows; first += kBlock, panels += panel_stride)
-        for (int lane = 0; lane < kBlock; ++lane)
-            for (int i = 0; i < kBlock; ++i)
-                panels[lane * kBlock + i] = first + i < rows ? from[(first + i) * kBlock + lane] : 0;
+        for (int lane = 0; lane < kBlock; lane += S::width)
+            for (int i = 0; i < kBlock; i += S::width) {
+                typename S::Vec square[S::width];
+#pragma GCC unroll 16
+                for (int r = 0; r < S::width; ++r)
+                    square[r] = first + i + r < rows ? load<S>(from + (first + i + r) * kBlock + lane)
+                                                     : typename S::Vec{};
+                transpose_square<S, S::width / 2>(square);
+#pragma GCC unroll 16
+                for (int r = 0; r < S::width; ++r) store<S>(panels + (lane + r) * kBlock + i, square[r]);
+            }
 }
 
 // x = d1 ∘ W1[:, d], (rows, kBlock): one column of the Jacobian's right factor for a block of rows.
@@ -161,5 +189,34 @@ FFRL_INLINE void scale_by_weight1(typename S::Scalar* x, const typename S::Scala
 #pragma GCC unroll 8
         for (int lane = 0; lane < kBlock; lane += S::width)
             store<S>(x + i * kBlock + lane, load<S>(d1 + i * kBlock + lane) * weight);
+    }
+}
+
+// Tiles of the symmetric product Σ_blocks a b that touch its lower half, in columns of one panel:
+// consume(tile, i, left, column) gets rows from i and columns from left = 32 panel + column. a
+// [blocks][a_stride] with (rows, kBlock) in each, and one more row readable; b (blocks * kBlock, kBlock), the
+// panel's columns.
+template <class S, class Consume>
+FFRL_INLINE void symmetric_panel(ptrdiff_t rows, ptrdiff_t panel, ptrdiff_t blocks,
+                                 const typename S::Scalar* a, ptrdiff_t a_stride, const typename S::Scalar* b,
+                                 Consume consume) {
+    for (int column = 0; column < kBlock; column += 2 * S::width) {
+        const ptrdiff_t left = panel * kBlock + column, top = left / S::height * S::height;
+        if (top >= rows) return;
+        for_panels<S>(rows - top, [&](auto height, ptrdiff_t offset) FFRL_LAMBDA {
+            constexpr int kHeight = decltype(height)::value;
+            const ptrdiff_t i = top + offset;
+            if (i + kHeight <= left + S::width) {  // the second vector lies above the diagonal
+                Tile<S, kHeight, 1> tile;
+                for (ptrdiff_t block = 0; block < blocks; ++block)
+                    tile.add_block(a + block * a_stride + i * kBlock, b + block * kBlock * kBlock + column);
+                consume(tile, i, left, column);
+            } else {
+                Tile<S, kHeight, 2> tile;
+                for (ptrdiff_t block = 0; block < blocks; ++block)
+                    tile.add_block(a + block * a_stride + i * kBlock, b + block * kBlock * kBlock + column);
+                consume(tile, i, left, column);
+            }
+        });
     }
 }

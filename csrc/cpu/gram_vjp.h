@@ -30,9 +30,8 @@ struct GramVjp {
             }
             for (int64_t i = 0; i < h1 * S::width; ++i) work.row_sums[i] = 0;
             const RowPlan& rows = w.prepared.rows;
-            for (int64_t begin = rows.first_block[k]; begin < rows.first_block[k + 1];
-                 begin += kGramRowBlocks) {
-                int64_t end = begin + kGramRowBlocks;
+            for (int64_t begin = rows.first_block[k]; begin < rows.first_block[k + 1]; begin += kPassBlocks) {
+                int64_t end = begin + kPassBlocks;
                 if (end > rows.first_block[k + 1]) end = rows.first_block[k + 1];
                 for (int64_t panel = 0; panel * kBlock < h1; ++panel) {
                     scale_panel(j, panel, begin, end, work.scaled);
@@ -62,41 +61,21 @@ struct GramVjp {
                        T* gram_sums) const {
         const T* gram_lower =
             w.prepared.gram_lower + k * w.prepared.gram_lower_size + panel * s.hidden1 * kBlock;
-        for (int column = 0; column < kBlock; column += 2 * S::width) {
-            const int64_t left = panel * kBlock + column, first = left / S::height * S::height;
-            V sums[2] = {load<S>(work.column_sums + left), load<S>(work.column_sums + left + S::width)};
-            if (first >= s.hidden1) return;
-            for_panels<S>(s.hidden1 - first, [&](auto height, ptrdiff_t offset) FFRL_LAMBDA {
-                constexpr int kHeight = decltype(height)::value;
-                const int64_t i = first + offset;
-                const T* a = w.d1 + (begin * s.hidden1 + i) * kBlock;
-                if (i + kHeight <= left + S::width)
-                    consume(contract<kHeight, 1>(a, work.scaled + column, end - begin), i, left, column,
-                            gram_lower, work, sums, gram_sums);
-                else
-                    consume(contract<kHeight, 2>(a, work.scaled + column, end - begin), i, left, column,
-                            gram_lower, work, sums, gram_sums);
-            });
-            store<S>(work.column_sums + left, sums[0]);
-            store<S>(work.column_sums + left + S::width, sums[1]);
-        }
-    }
-
-    template <int kHeight, int kVectors>
-    FFRL_INLINE Tile<S, kHeight, kVectors> contract(const T* a, const T* b, int64_t blocks) const {
-        Tile<S, kHeight, kVectors> tile;
-        for (int64_t block = 0; block < blocks; ++block)
-            tile.add_block(a + block * s.hidden1 * kBlock, b + block * kBlock * kBlock);
-        return tile;
+        symmetric_panel<S>(s.hidden1, panel, end - begin, w.d1 + begin * s.hidden1 * kBlock,
+                           s.hidden1 * kBlock, work.scaled,
+                           [&](const auto& tile, ptrdiff_t i, ptrdiff_t left, int column)
+                               FFRL_LAMBDA { consume(tile, i, left, column, gram_lower, work, gram_sums); });
     }
 
     // T_j's tile, rows from i and columns from left: W2bar[j] takes (T∘G) W2[j] from both halves, Gbar takes
     // T∘(W2[j] W2[j]ᵀ).
     template <int kHeight, int kVectors>
     FFRL_INLINE void consume(const Tile<S, kHeight, kVectors>& tile, int64_t i, int64_t left, int column,
-                             const T* gram_lower, const Work& work, V* sums, T* gram_sums) const {
+                             const T* gram_lower, const Work& work, T* gram_sums) const {
 #pragma GCC unroll 2
         for (int v = 0; v < kVectors; ++v) {
+            T* column_sums = work.column_sums + left + v * S::width;
+            V sum = load<S>(column_sums);
             const V weight_l = load<S>(work.weight2_row + left + v * S::width);
 #pragma GCC unroll 16
             for (int r = 0; r < kHeight; ++r) {
@@ -106,9 +85,10 @@ struct GramVjp {
                 const T weight_i = work.weight2_row[i + r];
                 T* row_sum = work.row_sums + (i + r) * S::width;
                 store<S>(row_sum, load<S>(row_sum) + weighted * weight_l);
-                sums[v] += weighted * weight_i;
+                sum += weighted * weight_i;
                 store<S>(gram_sums + at, load<S>(gram_sums + at) + tile.y[r][v] * (weight_l * weight_i));
             }
+            store<S>(column_sums, sum);
         }
     }
 };

@@ -2,7 +2,8 @@
 // which sets the compiler's target and defines FFRL_SIMD (the namespace), FFRL_VECTOR_BYTES and
 // FFRL_TILE_ROWS.
 
-#include "ffrl/potential_math.h"  // here, so that it is compiled for the same target
+#include "ffrl/potential_math.h"  // here, so that they are compiled for the same target
+#include "ffrl/time_math.h"
 
 #define FFRL_LAMBDA __attribute__((always_inline))
 
@@ -14,10 +15,12 @@ namespace {
 #include "cpu/simd.h"
 #include "cpu/gemm_tile.h"
 #include "cpu/prepare.h"
+#include "cpu/gram_value.h"
 #include "cpu/forward.h"
 #include "cpu/gram_vjp.h"
 #include "cpu/backward.h"
 #include "cpu/reduce.h"
+#include "cpu/time_features.h"
 // clang-format on
 
 template <class T>
@@ -29,8 +32,11 @@ struct Target : Simd<T, FFRL_VECTOR_BYTES / sizeof(T)> {
 
 extern const Kernels<float> kernels_float;
 extern const Kernels<double> kernels_double;
-const Kernels<float> kernels_float{run_forward<Target<float>>, run_backward<Target<float>>};
-const Kernels<double> kernels_double{run_forward<Target<double>>, run_backward<Target<double>>};
+const Kernels<float> kernels_float{run_forward<Target<float>>, run_backward<Target<float>>,
+                                   run_time_features<Target<float>>, run_time_features_vjp<Target<float>>};
+const Kernels<double> kernels_double{run_forward<Target<double>>, run_backward<Target<double>>,
+                                     run_time_features<Target<double>>,
+                                     run_time_features_vjp<Target<double>>};
 
 }  // namespace FFRL_SIMD
 }  // namespace ffrl::cpu

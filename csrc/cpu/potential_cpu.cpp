@@ -1,7 +1,6 @@
 #include "cpu/potential_cpu.h"
 
 #include <atomic>
-#include <cstdlib>
 #include <cstring>
 
 #include "cpu/capability.h"
@@ -43,9 +42,7 @@ std::atomic<const Capability*> chosen{nullptr};
 const Capability& current() {
     const Capability* one = chosen.load();
     if (one == nullptr) {
-        const char* wish = std::getenv("FFRL_CPU_CAPABILITY");
-        one = wish == nullptr ? nullptr : find(wish);
-        if (one == nullptr) one = find("auto");
+        one = find("auto");
         chosen.store(one);
     }
     return *one;
@@ -104,6 +101,26 @@ Status backward(const PotentialShape& shape, const PotentialInputs<T>& inputs, c
     return kernels<T>().backward(shape, inputs, kept, cotangents, needs, gradients, workspace, threads);
 }
 
+template <class T>
+void time_features(const TimeShape& shape, const TimeInputs<T>& inputs, T* const* features, T* kept,
+                   const Threads& threads) {
+    kernels<T>().time_features(shape, inputs, features, kept, threads);
+}
+
+template <class T>
+void time_features_vjp(const TimeShape& shape, const TimeInputs<T>& inputs, const T* kept,
+                       const T* const* v_features, const TimeGradients<T>& gradients, void* workspace,
+                       const Threads& threads) {
+    kernels<T>().time_features_vjp(shape, inputs, kept, v_features, gradients, workspace, threads);
+}
+
+template <class T>
+size_t time_workspace(const TimeShape& shape) {
+    Arena arena(nullptr);
+    TimeWorkspace<T>(arena, shape);
+    return arena.used();
+}
+
 #define FFRL_INSTANTIATE(T)                                                                                  \
     template size_t forward_workspace<T>(const PotentialShape&, bool, bool, int64_t);                        \
     template size_t backward_workspace<T>(const PotentialShape&, bool, bool, const BackwardNeeds&, int64_t); \
@@ -111,7 +128,11 @@ Status backward(const PotentialShape& shape, const PotentialInputs<T>& inputs, c
                                T*, void*, const Threads&);                                                   \
     template Status backward<T>(const PotentialShape&, const PotentialInputs<T>&, const T*,                  \
                                 const PotentialCotangents<T>&, const BackwardNeeds&,                         \
-                                const PotentialGradients<T>&, void*, const Threads&);
+                                const PotentialGradients<T>&, void*, const Threads&);                        \
+    template void time_features<T>(const TimeShape&, const TimeInputs<T>&, T* const*, T*, const Threads&);   \
+    template void time_features_vjp<T>(const TimeShape&, const TimeInputs<T>&, const T*, const T* const*,    \
+                                       const TimeGradients<T>&, void*, const Threads&);                      \
+    template size_t time_workspace<T>(const TimeShape&);
 FFRL_INSTANTIATE(float)
 FFRL_INSTANTIATE(double)
 #undef FFRL_INSTANTIATE

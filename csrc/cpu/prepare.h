@@ -152,6 +152,27 @@ FFRL_INLINE void gather(T* block, const T* from, int64_t columns, RowOf row_of) 
     }
 }
 
+// Time features of a block's rows, or of its products with W2.
+template <class S, class T = typename S::Scalar>
+struct FeatureGather {
+    const PotentialShape& s;
+    const PotentialInputs<T>& in;
+    const RowPlan& rows;
+
+    void operator()(int64_t block, T* to, const T* from, int64_t columns) const {
+        if (s.features == 1) {
+            for (int64_t i = 0; i < columns; ++i)
+                for (int lane = 0; lane < kBlock; lane += S::width)
+                    store<S>(to + i * kBlock + lane, typename S::Vec{} + from[i]);
+            return;
+        }
+        gather(to, from, columns, [&](int lane) {
+            const int64_t row = rows.slot_row[block * kBlock + lane];
+            return row < 0 ? row : feature_of(s, in, row);
+        });
+    }
+};
+
 template <class T, class RowOf>
 FFRL_INLINE void scatter(T* to, const T* block, int64_t columns, RowOf row_of) {
     for (int lane = 0; lane < kBlock; ++lane) {

@@ -20,13 +20,16 @@ bool plan_rows(RowPlan& plan, int64_t rows, int64_t potentials, const int64_t* k
     for (int64_t slot = 0; slot < plan.blocks * kRowsPerBlock; ++slot) plan.slot_row[slot] = -1;
     for (int64_t row = 0; row < rows; ++row) plan.slot_row[plan.fill[potential_of(row)]++] = row;
 
+    // A sum over few rows costs more to clear and to add up than it saves in waiting.
+    const int64_t wanted = plan.blocks / 4 < kFewTasks ? kFewTasks : plan.blocks / 4;
+    const int64_t limit = wanted < kMaxTasks ? wanted : kMaxTasks;
     plan.tasks = 0;
     for (int64_t i = 0; i < potentials; ++i) {
         plan.first_task[i] = plan.tasks;
         const int64_t begin = plan.first_block[i], count = plan.first_block[i + 1] - begin;
         if (count == 0) continue;
-        int64_t tasks = (kMaxTasks * count + plan.blocks - 1) /
-                        plan.blocks;  // at least 1, together at most kMaxTasks + K
+        int64_t tasks =
+            (limit * count + plan.blocks - 1) / plan.blocks;  // at least 1, together at most kMaxTasks + K
         if (tasks > count) tasks = count;
         for (int64_t task = 0; task < tasks; ++task) {
             plan.task_block[plan.tasks] = begin + count * task / tasks;

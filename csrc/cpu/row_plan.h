@@ -7,8 +7,9 @@
 namespace ffrl::cpu {
 
 constexpr int64_t kRowsPerBlock = 32;
-constexpr int64_t kMaxTasks =
-    16;  // partial sums of weight gradients: bits do not depend on the number of threads
+// Tasks of the sums over rows. Their number depends on the rows alone, so that bits do not depend on the
+// threads.
+constexpr int64_t kFewTasks = 8, kMaxTasks = 16;
 
 // Blocks that rows of mixed k (or of one, where k is null) can need.
 inline int64_t max_blocks(int64_t rows, int64_t potentials, bool mixed) {

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "cpu/potential_cpu.h"
+#include "cpu/time_features_cpu.h"
 
 namespace ffrl::cpu {
 namespace {  // a copy for each instruction set: the linker must not choose one of them for all
@@ -69,7 +70,8 @@ struct Prepared {
     int64_t weight1_size, weight1_t_size, weight1_panels_size, weight2_size, weight2_t_size, gram_size,
         gram_lower_size;
 
-    Prepared(Arena& arena, const PotentialShape& s, bool mixed, bool backward) {
+    // half_gram: G as its lower half, for a symmetric product, and not packed for a whole one
+    Prepared(Arena& arena, const PotentialShape& s, bool mixed, bool half_gram) {
         rows = take_plan(arena, s.rows, s.potentials, mixed);
         features = take_plan(arena, s.features, s.potentials, mixed);
         feature_k = arena.take<int64_t>(s.features);
@@ -86,13 +88,16 @@ struct Prepared {
         weight2 = arena.take<T>(s.potentials * weight2_size);
         weight2_t = arena.take<T>(s.potentials * weight2_t_size);
         const bool with_gram = s.form == LaplacianForm::gram;
-        gram = arena.take<T>(with_gram && !backward ? s.potentials * gram_size : 0);
-        gram_lower = arena.take<T>(with_gram && backward ? s.potentials * gram_lower_size : 0);
+        gram = arena.take<T>(with_gram && !half_gram ? s.potentials * gram_size : 0);
+        gram_lower = arena.take<T>(with_gram && half_gram ? s.potentials * gram_lower_size : 0);
         gram_diagonal = arena.take<T>(s.form == LaplacianForm::none ? 0 : s.potentials * s.hidden1);
         omega = arena.take<T>(s.features * s.hidden2);
         omega2 = arena.take<T>(s.d2u_dt2 ? s.features * s.hidden2 : 0);
     }
 };
+
+// Blocks of 32 that one pass of a symmetric product's contraction takes.
+constexpr int64_t kPassBlocks = 16;
 
 // Units of one row that a task of the Gram product takes; e is summed chunk by chunk, so that bits depend on
 // H2 alone.
@@ -104,19 +109,30 @@ inline int64_t chunks_of(const PotentialShape& s) {
 template <class T>
 struct ForwardWorkspace {
     Prepared<T> prepared;
-    T* kept;     // the caller's, or here where nothing is kept
-    T* e_parts;  // [blocks][chunks] (H1, 32)
-    T* scratch;  // [threads]
-    int64_t scratch_size;
+    T* kept;            // the caller's, or here where nothing is kept
+    bool value_only;    // Gram form without a backward: ℓ alone, by half the work
+    T* e_parts;         // [blocks][chunks] (H1, 32)
+    T* weight2_blocks;  // [K][H2 / 32] W2ᵀ (H1, 32), and one more row
+    T* weight2_panels;  // [K] W2 (H2 rounded up to 32, H1) in panels of 32 columns
+    T* scratch;         // [threads]
+    int64_t scratch_size, weight2_blocks_size, weight2_panels_size;
 
     ForwardWorkspace(Arena& arena, const PotentialShape& s, bool mixed, T* kept_or_null, int64_t threads)
-        : prepared(arena, s, mixed, false) {
+        : prepared(arena, s, mixed, kept_or_null == nullptr),
+          value_only(kept_or_null == nullptr && s.form == LaplacianForm::gram) {
         const int64_t blocks = max_blocks(s.rows, s.potentials, mixed);
         kept = kept_or_null != nullptr ? kept_or_null : arena.take<T>(blocks * kept_rows(s) * 32);
-        e_parts = arena.take<T>(s.form == LaplacianForm::gram ? blocks * chunks_of(s) * s.hidden1 * 32 : 0);
+        const bool whole = s.form == LaplacianForm::gram && !value_only;
+        e_parts = arena.take<T>(whole ? blocks * chunks_of(s) * s.hidden1 * 32 : 0);
+        weight2_blocks_size = (panels_of(s.hidden2) * s.hidden1 + 1) * 32;
+        weight2_panels_size = panels_of(s.hidden2) * panels_of(s.hidden1) * 32 * 32;
+        weight2_blocks = arena.take<T>(value_only ? s.potentials * weight2_blocks_size : 0);
+        weight2_panels = arena.take<T>(value_only ? s.potentials * weight2_panels_size : 0);
         width = s.hidden1 > s.hidden2 ? s.hidden1 : s.hidden2;
         if (s.latent > width) width = s.latent;
         scratch_size = 4 * width * 32;
+        const int64_t for_value = (s.hidden1 + panels_of(s.hidden1) * 32 + s.hidden2 + kPassBlocks * 32) * 32;
+        if (value_only && scratch_size < for_value) scratch_size = for_value;
         scratch = arena.take<T>(threads * scratch_size);
     }
     T* slot(int64_t thread, int which) const { return scratch + thread * scratch_size + which * width * 32; }
@@ -169,9 +185,6 @@ int64_t jacobian_group(const PotentialShape& s) {
     return group < 1 ? 1 : group;
 }
 
-// Blocks of rows that one pass of the Gram form's contraction over rows takes.
-constexpr int64_t kGramRowBlocks = 16;
-
 template <class T>
 struct BackwardWorkspace {
     Prepared<T> prepared;
@@ -201,7 +214,7 @@ struct BackwardWorkspace {
         const int64_t columns = panels_of(s.hidden1) * 32;
         const bool gram = s.form == LaplacianForm::gram && needs.weights;
         const bool features = needs.features || needs.weights;
-        gram_tasks = s.hidden2 < kMaxTasks ? s.hidden2 : kMaxTasks;
+        gram_tasks = s.hidden2 < 8 ? 1 : s.hidden2 / 8 < kMaxTasks ? s.hidden2 / 8 : kMaxTasks;
         gram_sums_size = columns * s.hidden1;
         d1 = arena.take<T>(gram ? (blocks * s.hidden1 + 1) * 32 : 0);
         d1_panels = arena.take<T>(gram ? blocks * 32 * columns : 0);
@@ -266,12 +279,23 @@ struct BackwardWorkspace {
         used += columns;
         used = (used + 31) / 32 * 32;
         scaled = used;
-        used += kGramRowBlocks * 32 * 32;
+        used += kPassBlocks * 32 * 32;
         scratch_size = used;
     }
 
   public:
     int64_t scaled;  // right operand of the Gram form: (rows of a pass, 32)
+};
+
+template <class T>
+struct TimeWorkspace {
+    T *rows, *post, *v_pre;  // (M, order + 1, E), (P * M, order + 1, H) twice
+
+    TimeWorkspace(Arena& arena, const TimeShape& s) {
+        rows = arena.take<T>(s.times * (s.order + 1) * 2 * s.frequencies);
+        post = arena.take<T>(s.rows() * (s.order + 1) * s.features);
+        v_pre = arena.take<T>(s.rows() * (s.order + 1) * s.features);
+    }
 };
 
 }  // namespace

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +11,7 @@ from ffrl.errors import ArgumentError
 from ffrl.models.potential import PotentialMLP
 from ffrl.ops import log_abs_det, potential_derivatives, potential_hessian
 from ffrl.ops.analytic import stacked_velocity
+from ffrl.ops.autocast import outside_autocast, raised_precision
 from ffrl.ops.backends import resolve_backend
 from ffrl.ops.mlp_field import MLPField, has_closed_form
 from ffrl.ops.oracle import Field
@@ -56,19 +59,30 @@ def flow_rollout(
         direction: +1 for z_t = z_{t-1} + ∇u(z_{t-1}, t), t = 1..T; -1 for the flow with its sign reversed, through
             the same times 1..T.
         backend: as in ``potential_derivatives``.
+
+    Under torch.autocast the states keep the dtype of the potential's parameters, as in ``potential_derivatives``.
     """
     check_num_steps(num_steps)
     if direction not in (1, -1):
         raise ArgumentError("direction", direction, "1 or -1")
     fused = has_closed_form(pot)
+    z0, _ = raised_precision(z0, 1.0)
     check_rows(pot if fused else None, z0, 1.0, k)
+    with outside_autocast(z0.device.type):
+        return _rollout(pot, z0, k, num_steps, direction, resolve_backend(backend, z0.device, fused=fused))
+
+
+def _rollout(
+    pot: MLPField | Field, z0: Tensor, k: int | Tensor, num_steps: int, direction: int, backend: str
+) -> Tensor:
     z_t, states = z0, [z0]
-    if resolve_backend(backend, z0.device, fused=fused) == "oracle":
+    if backend == "oracle":
         for t in range(1, num_steps + 1):
             out = potential_derivatives(pot, z_t, float(t), k, laplacian=None, backend="oracle")
             z_t = z_t + direction * out.du_dz
             states.append(z_t)
         return torch.stack(states, dim=1)
+    pot = cast(MLPField, pot)
     groups = RowGroups(k, z0.shape[0], pot.num_potentials)
     times = torch.arange(1, num_steps + 1, dtype=z0.dtype, device=z0.device)
     tau = torch.stack([pot.time_features(times, i, order=1).tau for i in groups.potentials])  # (G, T, H1)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ffrl.errors import ArgumentError
 from ffrl.ops.potential_derivatives import check_rows
-from ffrl.records import PotentialWeights, TimeFeatures
+from ffrl.records import PotentialWeights, TimeFeatures, TimeWeights
 
 MAX_PERIOD = 1e4
 
@@ -102,6 +102,10 @@ class PotentialMLP(nn.Module):
         """Views of the parameters of potential k, or with None those of all, (K, ...) each."""
         stacked = PotentialWeights(self.weight1, self.bias1, self.weight2, self.bias2, self.weight3, self.bias3)
         return stacked if k is None else PotentialWeights(*(weight[k] for weight in stacked))
+
+    def time_weights(self) -> TimeWeights:
+        """The parameters of the time features of all potentials."""
+        return TimeWeights(self.time_weight1, self.time_bias1, self.time_weight2, self.time_bias2)
 
     def time_features(self, time: Tensor, k: int | None, *, order: int) -> TimeFeatures:
         """τ, dτ/dt and, for ``order`` 2, d²τ/dt² at time () or (M,) of potential k, (1 or M, H1), or with None of all,

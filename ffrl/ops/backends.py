@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Iterator
 
 import torch
 
 from ffrl.errors import ArgumentError, BackendError
 from ffrl.ops.extension import load_extension
-from ffrl.ops.registration import register_fakes
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +21,9 @@ FUSED_BACKENDS = {"cpp": "cpu"}
 
 NOT_IN_THIS_VERSION = "not part of this version of ffrl"
 
+# Asked at import, not at the first call: torch.compile does not look into a loader.
+CPP_REASON = load_extension()
+
 
 def available_backends() -> dict[str, str | None]:
     """Name of each backend -> None where it can be used here, else the reason why not.
@@ -31,18 +34,10 @@ def available_backends() -> dict[str, str | None]:
     return {
         "oracle": None,
         "analytic": None,
-        "cpp": cpp_reason(),
+        "cpp": CPP_REASON,
         "triton": NOT_IN_THIS_VERSION,
         "cuda": NOT_IN_THIS_VERSION,
     }
-
-
-@functools.cache
-def cpp_reason() -> str | None:
-    reason = load_extension()
-    if reason is None:
-        register_fakes()
-    return reason
 
 
 def device_reason(name: str, device: torch.device | None) -> str | None:
@@ -63,15 +58,18 @@ def check_backend(name: str) -> None:
         raise BackendError(f"backend {name!r} cannot be used here: {reasons[name]}; usable: {', '.join(usable)}")
 
 
+def usable_on(device: torch.device | None) -> Iterator[str]:
+    """Names of the backends that can take tensors of that device, fastest first."""
+    reasons = available_backends()
+    return (name for name in PREFERENCE if reasons[name] is None and device_reason(name, device) is None)
+
+
 def resolve_backend(name: str, device: torch.device | None, *, fused: bool) -> str:
     """The backend to run; ``fused`` says whether the potential is an MLP the closed form knows."""
     check_backend(name)
     if name == "auto":
-        if not fused:
-            return log_choice("oracle", str(device))
-        reasons = available_backends()
-        usable = (other for other in PREFERENCE if reasons[other] is None and device_reason(other, device) is None)
-        return log_choice(next(usable), str(device))
+        chosen = "oracle" if not fused else next(usable_on(device))
+        return chosen if torch.compiler.is_compiling() else log_choice(chosen, str(device))
     if name != "oracle" and not fused:
         raise BackendError(f"backend {name!r} needs a PotentialMLP; other fields go through backend='oracle'")
     reason = device_reason(name, device)

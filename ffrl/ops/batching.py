@@ -5,7 +5,7 @@ Row n of problem b becomes row b·N + n, and its potential k becomes b·K + k wh
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,64 +31,56 @@ class Operands(NamedTuple):
     form: int
 
 
-FEATURES, WEIGHTS, K, FEATURE_ROW = slice(1, 4), slice(4, 10), 10, 12
+NUM_DIFFERENTIABLE = 10  # z to bias3, the first of them
+FEATURES, WEIGHTS = slice(1, 4), slice(4, NUM_DIFFERENTIABLE)
 
 
-def batch_first(value: Tensor | None, in_dim: int | None, batch: int) -> Tensor | None:
-    """(batch, ...), expanded where the argument has no batch dimension."""
+def fold(value: Tensor | None, in_dim: int | None, batch: int) -> Tensor | None:
+    """(batch·N, ...) for what is (N, ...) in each problem; repeated where it has no batch dimension."""
     if value is None:
         return None
-    return value.expand(batch, *value.shape) if in_dim is None else value.movedim(in_dim, 0)
+    return (value.expand(batch, *value.shape) if in_dim is None else value.movedim(in_dim, 0)).flatten(0, 1)
+
+
+def length(value: Tensor, in_dim: int | None) -> int:
+    """N of what is (N, ...) in each problem."""
+    return value.shape[1 if in_dim == 0 else 0]
 
 
 def fold_batch(
-    operands: Operands,
-    in_dims: tuple[int | None, ...],
-    batch: int,
-    *,
-    own_weights: bool = False,
-    own_rows: bool = False,
+    operands: Operands, in_dims: tuple[Any, ...], batch: int, *, own_rows: bool = False, own_weights: bool = False
 ) -> Operands:
-    """One problem of batch·N rows. ``own_weights``, ``own_rows``: give each member its own potentials, its own feature
-    rows, even where the arguments are shared, so that its gradients are its own."""
-    values = [
-        batch_first(value, dim, batch) if isinstance(value, Tensor) else value
-        for value, dim in zip(operands, in_dims, strict=True)
-    ]
+    """One problem of batch·N rows.
+
+    ``own_rows``, ``own_weights``: give each problem its own feature rows, its own potentials, even where the arguments
+    are shared, so that its gradients are its own.
+    """
     own_weights = own_weights or any(dim is not None for dim in in_dims[WEIGHTS])
-    # A feature row belongs to one potential: members with their own potentials have their own feature rows.
+    # A feature row belongs to one potential: problems with their own potentials have their own feature rows.
     own_rows = own_rows or own_weights or any(dim is not None for dim in in_dims[FEATURES])
-    z, k, feature_row = values[0], values[K], values[FEATURE_ROW]
-    num_rows, potentials, features = z.shape[1], values[4].shape[1], values[1].shape[1]
-    member = torch.arange(batch, device=z.device)[:, None]  # (batch, 1)
+    dims: Any = Operands(*in_dims)
+    num_rows, features = length(operands.z, dims.z), length(operands.tau, dims.tau)
+    row = torch.arange(batch * num_rows, device=operands.z.device)
+    problem = row // max(num_rows, 1)
 
-    folded = [None if value is None else value.flatten(0, 1) for value in values[: WEIGHTS.stop]]
-    if not own_weights:
-        folded[WEIGHTS] = [value[0] for value in values[WEIGHTS]]
+    k, feature_row = fold(operands.k, dims.k, batch), fold(operands.feature_row, dims.feature_row, batch)
     if own_weights:
-        k_rows = torch.full_like(member, operands.k_all) if k is None else k
-        k = (k_rows + potentials * member).expand(batch, num_rows)
-    if not own_rows:
-        folded[FEATURES] = [None if value is None else value[0] for value in values[FEATURES]]
-    if not own_rows and features == 1 and feature_row is None:
-        shared_row = None
-    else:
-        base = feature_row
-        if base is None:
-            rows = torch.arange(num_rows, device=z.device)
-            base = (rows if features == num_rows else torch.zeros_like(rows)).expand(batch, num_rows)
-        shared_row = (base + features * member if own_rows else base).flatten()
-    return Operands(
-        *folded,  # type: ignore[arg-type]
-        k=None if k is None else k.flatten(),
-        k_all=operands.k_all,
-        feature_row=shared_row,
-        tanh_output=operands.tanh_output,
-        form=operands.form,
+        k = problem * length(operands.bias3, dims.bias3) + (operands.k_all if k is None else k)
+    if own_rows and feature_row is not None:
+        feature_row = problem * features + feature_row
+    elif own_rows and features == 1:
+        feature_row = problem
+    elif not own_rows and feature_row is None and features > 1:
+        feature_row = row % num_rows
+
+    folded = (True, *[own_rows] * 3, *[own_weights] * 6)  # of z to bias3
+    tensors = (
+        fold(value, dim, batch) if own else value
+        for value, dim, own in zip(operands[:NUM_DIFFERENTIABLE], in_dims[:NUM_DIFFERENTIABLE], folded, strict=True)
     )
+    return Operands(*tensors, k, operands.k_all, feature_row, operands.tanh_output, operands.form)  # type: ignore[arg-type]
 
 
-def split_batch(values: tuple[Tensor, ...], batch: int) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
-    """Outputs (batch·N, ...) as (batch, N, ...) with their out_dims; what has no elements has no batch dimension."""
-    split = tuple(value.unflatten(0, (batch, value.shape[0] // batch)) if value.numel() else value for value in values)
-    return split, tuple(0 if value.numel() else None for value in values)
+def split_batch(values: tuple[Tensor, ...], batch: int) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """Outputs (batch·N, ...) as (batch, N, ...), with their out_dims."""
+    return tuple(value.unflatten(0, (batch, value.shape[0] // batch)) for value in values), (0,) * len(values)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
 from ffrl.ops.analytic import output_derivatives
+from ffrl.ops.autocast import outside_autocast, raised_precision
 from ffrl.ops.mlp_field import MLPField, has_closed_form
 from ffrl.ops.oracle import Field, potential_hessian_oracle
 from ffrl.ops.potential_derivatives import check_rows
@@ -37,10 +40,16 @@ def potential_hessian(pot: MLPField | Field, z: Tensor, t: float | Tensor, k: in
     field through nested autograd.
     """
     fused = has_closed_form(pot)
+    z, t = raised_precision(z, t)
     check_rows(pot if fused else None, z, t, k)
-    time = torch.as_tensor(t, dtype=z.dtype, device=z.device)
+    with outside_autocast(z.device.type):
+        return _hessian(pot, z, torch.as_tensor(t, dtype=z.dtype, device=z.device), k, fused)
+
+
+def _hessian(pot: MLPField | Field, z: Tensor, time: Tensor, k: int | Tensor, fused: bool) -> Tensor:
     if not fused:
         return potential_hessian_oracle(pot, z, time.expand(z.shape[0]), k)
+    pot = cast(MLPField, pot)
     tanh_output = pot.output_activation == "tanh"
     if isinstance(k, int):
         return _hessian_mlp(z, pot.time_features(time, k, order=1), pot.weights(k), tanh_output)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import os
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +15,7 @@ from ffrl.errors import ArgumentError, BackendError
 
 MODULE = "ffrl._C"
 PACKAGE = Path(__file__).resolve().parents[1]
+CAPABILITY_VARIABLE = "FFRL_CPU_CAPABILITY"
 CPU_CAPABILITIES = ("auto", "avx512", "avx2", "portable")
 
 # What the extension is built for (TORCH_API in setup.py).
@@ -35,7 +37,7 @@ def load_extension() -> str | None:
             "run `pip install --no-build-isolation .`, or the same with -e, in the source tree of ffrl"
         )
     try:
-        importlib.import_module(MODULE)
+        module = importlib.import_module(MODULE)
     except ImportError as error:
         first_line = (str(error).splitlines() or [""])[0]
         return (
@@ -43,6 +45,11 @@ def load_extension() -> str | None:
             f"torch {torch.__version__} is running, and the loader says: {first_line}; install a torch that fits, "
             "or run `pip install --no-build-isolation .` again in the source tree of ffrl"
         )
+    wish = os.environ.get(CAPABILITY_VARIABLE, "auto")
+    try:
+        module.set_cpu_capability(wish)
+    except ValueError as error:
+        return f"the environment variable {CAPABILITY_VARIABLE} does not fit: {error}"
     return None
 
 

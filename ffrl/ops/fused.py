@@ -14,13 +14,14 @@ from torch import Tensor
 
 from ffrl.errors import DerivativeOrderError
 from ffrl.ops.analytic import FORWARD_MODE_MESSAGE, SECOND_DERIVATIVE_MESSAGE
-from ffrl.ops.batching import Operands, fold_batch, split_batch
+from ffrl.ops.backends import CPP_REASON
+from ffrl.ops.batching import FEATURES, NUM_DIFFERENTIABLE, WEIGHTS, Operands, fold, fold_batch, split_batch
+from ffrl.ops.functions import apply_function
 from ffrl.ops.laplacian_forms import LaplacianForm
-from ffrl.ops.registration import FORMS
+from ffrl.ops.registration import FORMS, backward_shapes, below_autograd, forward_shapes, register_operator
 from ffrl.records import PotentialDerivatives, PotentialWeights, TimeFeatures
 
 NUM_OPERANDS = len(Operands._fields)
-NUM_DIFFERENTIABLE = 10  # z to bias3, the first of them
 NUM_OUTPUTS = 5
 
 
@@ -29,25 +30,32 @@ class _Potential(torch.autograd.Function):
 
     @staticmethod
     def forward(*arguments: Any) -> tuple[Tensor, ...]:
-        return torch.ops.ffrl.potential_forward(*arguments)
+        with below_autograd():
+            return torch.ops.ffrl.potential_forward(*arguments)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        operands, kept = Operands(*inputs[:NUM_OPERANDS]), output[-1]
+        *differentiable, k, k_all, feature_row, tanh_output, form = inputs[:NUM_OPERANDS]
+        kept = output[-1]
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(kept)
-        ctx.save_for_backward(kept, *operands[:NUM_DIFFERENTIABLE], operands.k, operands.feature_row)
-        ctx.constants = operands.k_all, operands.tanh_output, operands.form
+        ctx.save_for_backward(kept, *differentiable, k, feature_row)
+        ctx.constants = k_all, tanh_output, form
 
     @staticmethod
     def backward(ctx: Any, *v_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
         kept, *differentiable, k, feature_row = ctx.saved_tensors
         k_all, tanh_output, form = ctx.constants
+        v_u, v_du_dz, v_du_dt, v_d2u_dt2, v_lap_u, _ = v_outputs
+        if differentiable[3] is None:  # not asked for: without elements, and so is the cotangent
+            v_d2u_dt2 = None
+        if form == FORMS[None]:
+            v_lap_u = None
         wanted = ctx.needs_input_grad[:NUM_DIFFERENTIABLE]
-        needs = (wanted[0], any(wanted[1:4]), any(wanted[4:]))
+        needs = wanted[0], any(wanted[FEATURES]), any(wanted[WEIGHTS])
         operands = (*differentiable, k, k_all, feature_row, tanh_output, form)
-        vjp = torch.ops.ffrl.potential_backward if torch.compiler.is_compiling() else _PotentialVjp.apply
-        gradients = vjp(kept, *operands, *v_outputs[:NUM_OUTPUTS], *needs)
+        cotangents = v_u, v_du_dz, v_du_dt, v_d2u_dt2, v_lap_u
+        gradients = apply_function(_PotentialVjp, kept, *operands, *cotangents, *needs)
         found = (gradient if needed else None for gradient, needed in zip(gradients, wanted, strict=True))
         return (*found, *[None] * (NUM_OPERANDS - NUM_DIFFERENTIABLE + 1))
 
@@ -59,10 +67,6 @@ class _Potential(torch.autograd.Function):
         split, out_dims = split_batch(tuple(outputs), info.batch_size)
         return (*split, kept), (*out_dims, None)
 
-
-class _EagerPotential(_Potential):
-    """``_Potential`` that refuses forward mode in words; dynamo does not take a Function with a jvp."""
-
     @staticmethod
     def jvp(ctx: Any, *_: Any) -> Any:
         raise DerivativeOrderError(FORWARD_MODE_MESSAGE)
@@ -73,9 +77,10 @@ class _PotentialVjp(torch.autograd.Function):
 
     @staticmethod
     def forward(kept: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-        if kept.numel() == 0:  # the forward did not know of this backward
-            kept = torch.ops.ffrl.potential_forward(*arguments[:NUM_OPERANDS], True)[-1]
-        return torch.ops.ffrl.potential_backward(kept, *arguments)
+        with below_autograd():
+            if kept.numel() == 0:  # the forward did not know of this backward
+                kept = torch.ops.ffrl.potential_forward(*arguments[:NUM_OPERANDS], True)[-1]
+            return torch.ops.ffrl.potential_backward(kept, *arguments)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -91,28 +96,27 @@ class _PotentialVjp(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], kept: Tensor, *arguments: Any) -> Any:
-        needs = arguments[-3:]
-        operands = Operands(*arguments[:NUM_OPERANDS])
-        folded = fold_batch(
-            operands, in_dims[1 : 1 + NUM_OPERANDS], info.batch_size, own_weights=needs[2], own_rows=needs[1]
+        batch, dims, needs = info.batch_size, in_dims[1:], arguments[-3:]
+        operands = fold_batch(
+            Operands(*arguments[:NUM_OPERANDS]), dims[:NUM_OPERANDS], batch, own_rows=needs[1], own_weights=needs[2]
         )
-        cotangents = []
-        for value, dim in zip(arguments[NUM_OPERANDS:-3], in_dims[1 + NUM_OPERANDS : -3], strict=True):
-            if value is not None:
-                value = value.expand(info.batch_size, *value.shape) if dim is None else value.movedim(dim, 0)
-                value = value.flatten(0, 1)
-            cotangents.append(value)
-        gradients = _PotentialVjp.apply(kept.new_empty(0), *folded, *cotangents, *needs)
-        return split_batch(gradients, info.batch_size)
+        cotangents = map(fold, arguments[NUM_OPERANDS:-3], dims[NUM_OPERANDS:-3], [batch] * NUM_OUTPUTS)
+        gradients = _PotentialVjp.apply(kept.new_empty(0), *operands, *cotangents, *needs)
+        return split_batch(gradients, batch)
+
+
+if CPP_REASON is None:
+    register_operator("potential_forward", forward_shapes, _Potential)
+    register_operator("potential_backward", backward_shapes, _PotentialVjp)
 
 
 def cpu_laplacian_form(latent_dim: int, hidden1: int, *, backward: bool) -> LaplacianForm:
-    """The cheaper exact form of the Laplacian in the C++ kernels, by multiply-adds per row and unit of the second layer.
+    """The cheaper exact form of the Laplacian in the C++ kernels, by multiply-adds for a row and a second-layer unit.
 
-    Gram form: 2·H1 multiply-adds forward and H1 backward, where half of a symmetric product is formed. Jacobian form:
-    2·D forward and 6·D backward, where the Jacobian is formed again. In units of H1/2; docs/derivation.md, section 6.
+    In units of H1/2. Gram form: H1 for the value alone; 2·H1 where a backward follows, and H1 in it. Jacobian form: 2·D
+    forward and 6·D backward, where the Jacobian is formed again. docs/derivation.md, section 6.
     """
-    gram = hidden1 * (3 if backward else 2)
+    gram = hidden1 * (3 if backward else 1)
     jacobian = latent_dim * (8 if backward else 2)
     return "gram" if gram <= jacobian else "jacobian"
 
@@ -147,11 +151,14 @@ def potential_derivatives_fused(
     tracked = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (z, *features, *weights))
     if laplacian and form is None:
         form = cpu_laplacian_form(z.shape[1], weights.weight1.shape[1], backward=tracked)
-    function = _Potential if torch.compiler.is_compiling() else _EagerPotential
     k_all, k_rows = (k, None) if isinstance(k, int) else (0, k)
-    u, du_dz, du_dt, d2u_dt2, lap_u, _ = function.apply(
-        z, *features, *weights, k_rows, k_all, feature_row, tanh_output, FORMS[form if laplacian else None], tracked
-    )
+    form_code = FORMS[form if laplacian else None]
+    arguments = (z, *features, *weights, k_rows, k_all, feature_row, tanh_output, form_code, tracked)
+    if torch.compiler.is_compiling():  # dynamo does not look into the operator, which comes to the same Function
+        outputs = torch.ops.ffrl.potential_forward(*arguments)
+    else:
+        outputs = apply_function(_Potential, *arguments)
+    u, du_dz, du_dt, d2u_dt2, lap_u, _ = outputs
     return PotentialDerivatives(
         u, du_dz, du_dt, None if features.d2tau_dt2 is None else d2u_dt2, lap_u if laplacian else None
     )

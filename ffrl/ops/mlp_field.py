@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol, TypeGuard, runtime_checkable
+from typing import Protocol, TypeGuard
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ffrl.records import PotentialWeights, TimeFeatures
+from ffrl.ops.time_features import time_features_fused
+from ffrl.records import PotentialWeights, TimeFeatures, TimeWeights
 
 
-@runtime_checkable
 class MLPField(Protocol):
     """What the closed-form backends need of a potential; ``ffrl.models.PotentialMLP`` has it."""
 
@@ -24,21 +24,28 @@ class MLPField(Protocol):
 
     def weights(self, k: int | None) -> PotentialWeights: ...
 
+    frequencies: Tensor
+
+    def time_weights(self) -> TimeWeights: ...
+
     def time_features(self, time: Tensor, k: int | None, *, order: int) -> TimeFeatures: ...
 
 
 def has_closed_form(pot: object) -> TypeGuard[MLPField]:
-    """Whether the closed form is that of this potential: the class that defines its forward must say so itself.
+    """Whether the closed form is that of this potential: its forward must be that of the class which says so.
 
     A subclass of ``PotentialMLP`` with another ``forward`` is another field, and must not be taken for its base.
     """
-    owner = next((kind for kind in type(pot).__mro__ if "forward" in vars(kind)), object)
-    return isinstance(pot, MLPField) and bool(vars(owner).get("has_closed_form", False))
+    kind = type(pot)
+    if not getattr(kind, "has_closed_form", False):
+        return False
+    *_, first = (base for base in kind.__mro__ if hasattr(base, "has_closed_form"))
+    return kind.forward is first.forward  # type: ignore[attr-defined]
 
 
 def is_traced() -> bool:
     """Whether values cannot be looked at: in torch.compile, and inside a torch.func transform."""
-    return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()  # pyright: ignore
 
 
 def distinct_times(time: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -58,6 +65,14 @@ def distinct_time_features(pot: MLPField, time: Tensor, k: int, *, order: int) -
     return TimeFeatures(*(None if value is None else value.index_select(0, distinct[1]) for value in features))  # type: ignore[arg-type]
 
 
+def fused_time_features(pot: MLPField, time: Tensor, k: int | None, *, order: int) -> TimeFeatures:
+    """Time features (M, H1) of potential k, or (K·M, H1) of all: by the operator, or, where traced, by plain torch."""
+    if not is_traced():
+        return time_features_fused(time, pot.frequencies, pot.time_weights(), k, order=order)
+    features = pot.time_features(time, k, order=order)
+    return TimeFeatures(*(None if value is None else value.flatten(0, -2) for value in features))  # type: ignore[arg-type]
+
+
 def feature_table(pot: MLPField, time: Tensor, k: int | Tensor, *, order: int) -> tuple[TimeFeatures, Tensor | None]:
     """Time features as a table (M, H1) and the row of it that each row has, (N,) or None.
 
@@ -66,16 +81,14 @@ def feature_table(pot: MLPField, time: Tensor, k: int | Tensor, *, order: int) -
     distinct = distinct_times(time) if time.dim() else None
     if isinstance(k, int):
         if distinct is None:
-            return pot.time_features(time, k, order=order), None
-        return pot.time_features(distinct[0], k, order=order), distinct[1]
+            return fused_time_features(pot, time, k, order=order), None
+        return fused_time_features(pot, distinct[0], k, order=order), distinct[1]
     if time.dim() and distinct is None and not is_traced():
         return feature_rows_by_potential(pot, time, k, order=order)
     times, row = (time, 0) if distinct is None else distinct
     if distinct is None and time.dim():
         row = torch.arange(time.shape[0], device=time.device)
-    stacked = pot.time_features(times, None, order=order)  # (K, M', H1)
-    table = TimeFeatures(*(None if value is None else value.flatten(0, 1) for value in stacked))  # type: ignore[arg-type]
-    return table, k * stacked.tau.shape[1] + row
+    return fused_time_features(pot, times, None, order=order), k * times.numel() + row  # (K·M', H1)
 
 
 def feature_rows_by_potential(pot: MLPField, time: Tensor, k: Tensor, *, order: int) -> tuple[TimeFeatures, Tensor]:
@@ -83,7 +96,7 @@ def feature_rows_by_potential(pot: MLPField, time: Tensor, k: Tensor, *, order: 
     by_potential = torch.argsort(k, stable=True)
     counts = torch.bincount(k, minlength=pot.num_potentials).tolist()
     parts = [
-        pot.time_features(time[rows], k_one, order=order)
+        fused_time_features(pot, time[rows], k_one, order=order)
         for k_one, rows in enumerate(by_potential.split(counts))
         if rows.numel() or k_one == 0
     ]

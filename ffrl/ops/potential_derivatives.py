@@ -81,12 +81,21 @@ def potential_derivatives(
         given, value = ("num_probes", num_probes) if generator is None else ("generator", generator)
         raise ArgumentError(given, repr(value), f"nothing with laplacian={laplacian!r}; it belongs to 'hutchinson'")
     probes = draw_probes(z, num_probes, generator) if laplacian == "hutchinson" else None
-    time = torch.as_tensor(t, dtype=z.dtype, device=z.device)
+    time = time_tensor(t, z)
     with outside_autocast(z.device.type):
         out = evaluate(pot, z, time, k, d2u_dt2=d2u_dt2, laplacian=laplacian == "exact", name=name)
         if probes is None:
             return out
         return out._replace(lap_u=hutchinson_rows(pot, z, time, k, probes, fused=name != "oracle"))
+
+
+def time_tensor(t: float | Tensor, z: Tensor) -> Tensor:
+    """t as a tensor () or (N,) of the dtype and on the device of z."""
+    if isinstance(t, Tensor):
+        return t.to(device=z.device, dtype=z.dtype)
+    if torch.compiler.is_compiling():  # a sum keeps t a variable: as a constant it would be compiled anew for each t
+        return torch.zeros((), dtype=z.dtype, device=z.device) + t
+    return torch.full((), t, dtype=z.dtype, device=z.device)
 
 
 def evaluate(

@@ -1,14 +1,20 @@
-"""Fakes of the operators ``torch.ops.ffrl.*``: the shapes that they return, for torch.compile and opcheck."""
+"""What the operators ``torch.ops.ffrl.*`` are beside their kernels: shapes for torch.compile, and derivatives."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ffrl.ops.functions import apply_function
+
 # Rows that stand together in one block of what the forward keeps (kRowsPerBlock in csrc/cpu/row_plan.h).
 ROWS_PER_BLOCK = 32
+LIBRARY = torch.library.Library("ffrl", "IMPL")  # what is registered through it lives as long as this object
 FORMS = {None: 0, "gram": 1, "jacobian": 2}
 
 
@@ -22,7 +28,7 @@ def kept_shape(
     return blocks, 2 * hidden1 + hidden2 + latent_dim + 4 + squares + column_sums, ROWS_PER_BLOCK
 
 
-def _forward_fake(
+def forward_shapes(
     z: Tensor,
     tau: Tensor,
     dtau_dt: Tensor,
@@ -53,7 +59,7 @@ def _forward_fake(
     )
 
 
-def _backward_fake(
+def backward_shapes(
     kept: Tensor,
     z: Tensor,
     tau: Tensor,
@@ -92,8 +98,21 @@ def _backward_fake(
     )
 
 
-@functools.cache
-def register_fakes() -> None:
-    """Register the fakes, once, after the extension is loaded."""
-    torch.library.register_fake("ffrl::potential_forward", _forward_fake)
-    torch.library.register_fake("ffrl::potential_backward", _backward_fake)
+def below_autograd() -> contextlib.AbstractContextManager[Any]:
+    """Where a call of an operator reaches its kernel, and not the derivative registered for it."""
+    return torch._C._AutoDispatchBelowAutograd()
+
+
+def register_operator(name: str, fake: Callable[..., Any], derivative: type[torch.autograd.Function]) -> None:
+    """Register what ``torch.ops.ffrl.<name>`` is beside its kernels, once, after the extension is loaded.
+
+    Args:
+        name: of the operator.
+        fake: its shapes.
+        derivative: what differentiates and batches it; its forward runs the operator in ``below_autograd()``.
+    """
+    torch.library.register_fake(f"ffrl::{name}", fake)
+    # Wherever the operator is called, it is this Function: under autograd, and under the transforms of torch.func,
+    # which come by the other key. Without the second they would take its outputs for constants.
+    for key in ("Autograd", "FuncTorchDynamicLayerFrontMode"):
+        LIBRARY.impl(name, functools.partial(apply_function, derivative), key)

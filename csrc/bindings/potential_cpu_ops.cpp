@@ -4,24 +4,11 @@
 #include <tuple>
 
 #include "bindings/checks.h"
+#include "bindings/cpu_threads.h"
 #include "cpu/potential_cpu.h"
 
 namespace ffrl::bindings {
 namespace {
-
-// torch's own threads, as many as torch.set_num_threads allows
-cpu::Threads torch_threads() {
-    const auto run = [](int64_t count, void* state, void (*task)(void*, int64_t)) {
-        torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
-            for (int64_t i = begin; i < end; ++i) task(state, i);
-        });
-    };
-    return {static_cast<int64_t>(torch::stable::get_num_threads()), run};
-}
-
-Tensor bytes(const Tensor& like, size_t count) {
-    return torch::stable::new_empty(like, {static_cast<int64_t>(count)}, ScalarType::Byte);
-}
 
 void raise_unless_ok(cpu::Status status) {
     STD_TORCH_CHECK(status != cpu::Status::k_out_of_range, "ffrl: k is outside 0 <= k < K");
