@@ -1,0 +1,155 @@
+"""The operator of the time feature against its plain-torch twin, ``PotentialMLP.time_features``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from ffrl.errors import DerivativeOrderError
+from ffrl.models import PotentialMLP
+from ffrl.ops import available_backends
+from ffrl.ops.extension import CPU_CAPABILITIES, set_cpu_capability
+from ffrl.ops.time_features import time_features_fused
+from tests.tolerances import FLOAT32_COTANGENT_RATIO, FLOAT32_FLOOR, ROUNDING, assert_matches, relative_error
+
+REASON = available_backends()["cpp"]
+pytestmark = pytest.mark.skipif(REASON is not None, reason=f"backend cpp: {REASON}")
+
+NAMES = ("tau", "dtau_dt", "d2tau_dt2")
+# K, M (0: a 0-d time), k, order, H1, E: chunks of 64 are crossed, widths are no multiple of a vector
+SHAPES = (
+    (1, 0, 0, 1, 64, 64),
+    (1, 1, None, 2, 1, 4),
+    (3, 5, 2, 2, 7, 10),
+    (3, 5, None, 1, 65, 64),
+    (2, 33, 0, 2, 17, 130),
+    (3, 4, None, 2, 130, 128),
+    (2, 0, 1, 2, 3, 6),
+    (2, 0, None, 2, 15, 30),
+)
+
+
+@pytest.fixture(params=[name for name in CPU_CAPABILITIES if name != "auto"])
+def capability(request: pytest.FixtureRequest) -> Iterator[str]:
+    try:
+        set_cpu_capability(request.param)
+    except ValueError:
+        pytest.skip(f"this processor has no {request.param}")
+    yield request.param
+    set_cpu_capability("auto")
+
+
+def problem(shape: tuple, dtype: torch.dtype, seed: int = 0) -> tuple[PotentialMLP, Tensor, list[Tensor]]:
+    potentials, times, k, order, hidden, width = shape
+    draw = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        pot = PotentialMLP(3, (hidden, 5), potentials, time_dim=width).to(dtype)
+    with torch.no_grad():
+        for name in ("time_weight1", "time_bias1", "time_weight2"):
+            getattr(pot, name).mul_(3)  # so that GELU is not in its linear part
+    time = 0.2 + 2 * torch.rand(times, generator=draw, dtype=torch.float64) if times else torch.tensor(0.7)
+    rows = max(1, times) * (potentials if k is None else 1)
+    cotangents = [torch.randn(rows, hidden, generator=draw, dtype=torch.float64).to(dtype) for _ in range(order + 1)]
+    return pot, time.to(dtype).requires_grad_(), cotangents
+
+
+def results(pot: PotentialMLP, time: Tensor, features: tuple, cotangents: list[Tensor]) -> dict[str, Tensor]:
+    sources = {"time": time, **pot.time_weights()._asdict()}
+    outputs = [value.flatten(0, -2) for value in features if value is not None]
+    gradients = torch.autograd.grad(outputs, list(sources.values()), cotangents)
+    found = {name: value.detach() for name, value in zip(NAMES, outputs, strict=False)}
+    return found | {f"v_{name}": value for name, value in zip(sources, gradients, strict=True)}
+
+
+def both(shape: tuple, dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    pot, time, cotangents = problem(shape, dtype)
+    k, order = shape[2], shape[3]
+    fused = time_features_fused(time, pot.frequencies, pot.time_weights(), k, order=order)
+    plain = pot.time_features(time, k, order=order)
+    return results(pot, time, fused, cotangents), results(pot, time, plain, cotangents)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_float64_is_that_of_plain_torch(shape: tuple, capability: str):
+    fused, plain = both(shape, torch.float64)
+    assert len(fused) == shape[3] + 1 + 5
+    assert_matches(fused, plain, ROUNDING, capability)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_float32_is_as_close_to_float64_as_plain_torch(shape: tuple, capability: str):
+    pot, time, cotangents = problem(shape, torch.float32)
+    k, order = shape[2], shape[3]
+    fused, plain = both(shape, torch.float32)
+    exact_time = time.detach().double().requires_grad_()
+    exact_pot = pot.double()
+    exact = results(
+        exact_pot,
+        exact_time,
+        exact_pot.time_features(exact_time, k, order=order),
+        [value.double() for value in cotangents],
+    )
+    for name, value in exact.items():
+        allowed = FLOAT32_COTANGENT_RATIO * max(relative_error(plain[name], value), FLOAT32_FLOOR)
+        assert relative_error(fused[name], value) <= allowed, name
+
+
+def test_a_missing_cotangent_is_zero():
+    shape = (2, 3, None, 2, 9, 8)
+    pot, time, cotangents = problem(shape, torch.float64)
+    weights = pot.time_weights()
+    for left_out in range(3):
+        fused = time_features_fused(time, pot.frequencies, weights, None, order=2)
+        plain = pot.time_features(time, None, order=2)
+        kept = [i for i in range(3) if i != left_out]
+        given, wanted = (
+            torch.autograd.grad(
+                [out[i].flatten(0, -2) for i in kept],  # type: ignore[union-attr]
+                [time, *weights],
+                [cotangents[i] for i in kept],
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            for out in (fused, plain)
+        )
+        names = ("time", *weights._fields)
+        assert_matches(
+            dict(zip(names, given, strict=True)), dict(zip(names, wanted, strict=True)), ROUNDING, str(left_out)
+        )
+
+
+def test_gradients_of_other_potentials_are_zero():
+    pot, time, cotangents = problem((3, 4, 1, 1, 9, 8), torch.float64)
+    found = results(pot, time, time_features_fused(time, pot.frequencies, pot.time_weights(), 1, order=1), cotangents)
+    for name in ("v_weight1", "v_bias1", "v_weight2", "v_bias2"):
+        assert found[name][1].norm() > 1e-3
+        assert found[name][[0, 2]].abs().max() == 0
+
+
+def test_bits_do_not_depend_on_the_threads():
+    threads = torch.get_num_threads()
+    found = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            found.append(both((3, 5, None, 2, 65, 64), torch.float32)[0])
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(found[0][name], other[name]) for other in found[1:] for name in found[0])
+
+
+def test_other_derivatives_are_refused():
+    pot, time, _ = problem((2, 3, 0, 1, 9, 8), torch.float64)
+
+    def tau(value: Tensor) -> Tensor:
+        return time_features_fused(value, pot.frequencies, pot.time_weights(), 0, order=1).tau
+
+    (v_time,) = torch.autograd.grad(tau(time).sum(), time, create_graph=True)
+    with pytest.raises(DerivativeOrderError, match="first-order gradients only"):
+        v_time.sum().backward()
+    with pytest.raises(DerivativeOrderError, match="forward-mode"), torch.autograd.forward_ad.dual_level():
+        tau(torch.autograd.forward_ad.make_dual(time.detach(), torch.ones(3, dtype=torch.float64)))
