@@ -20,7 +20,7 @@ needs_compiler = pytest.mark.skipif(
     reason="needs a C++ compiler and the headers of Python",
 )
 
-# Stands for the kernels where only the packaging is tested: it compiles in a second and calls one function of torch.
+# Stands for the kernels where only the packaging is tested: it compiles in a second.
 STUB = """
 #include <cstdint>
 #include <cstring>
@@ -31,7 +31,9 @@ extern "C" uint64_t aoti_torch_abi_version();
 
 namespace ffrl::cpu {
 const char* capability() { return aoti_torch_abi_version() > 0 ? "portable" : ""; }
-bool set_capability(const char* name) { return std::strcmp(name, "portable") == 0; }
+bool set_capability(const char* name) {
+    return std::strcmp(name, "portable") == 0 || std::strcmp(name, "auto") == 0;
+}
 }  // namespace ffrl::cpu
 """
 
@@ -44,7 +46,7 @@ def environment(**changes: object) -> dict[str, str]:
 
 
 def copy_tree(folder: Path, *, stub: bool = True) -> Path:
-    """A copy of what a build reads, with ``STUB`` in the place of the kernels."""
+    """A copy of what a build reads, with ``STUB`` in the place of the kernels and operators without one."""
     tree = folder / "tree"
     ignore = shutil.ignore_patterns("__pycache__", "*.so", "_C_missing.txt")
     for name in ("ffrl", "kernels", "csrc", "bench", "tests", "docs"):
@@ -54,7 +56,7 @@ def copy_tree(folder: Path, *, stub: bool = True) -> Path:
         shutil.copy(ROOT / name, tree / name)
     if stub:
         for path in (tree / "csrc").rglob("*.cpp"):
-            if path.name != "module.cpp":
+            if path.name not in ("module.cpp", "schema.cpp"):
                 path.unlink()
         (tree / "csrc" / "cpu" / "capability.cpp").write_text(STUB, encoding="utf-8")
     return tree

@@ -29,9 +29,12 @@ ForwardResult forward(const Operands& operands, bool keep) {
     const bool laplacian = s.form != LaplacianForm::none, mixed = operands.k.has_value();
     Tensor u = empty({s.rows}), du_dz = empty({s.rows, s.latent}), du_dt = empty({s.rows});
     Tensor d2u_dt2 = empty({s.d2u_dt2 ? s.rows : 0}), lap_u = empty({laplacian ? s.rows : 0});
-    Tensor kept =
-        keep ? empty({cpu::max_blocks(s.rows, s.potentials, mixed), cpu::kept_rows(s), cpu::kRowsPerBlock})
-             : empty({0});
+    // The backward of no rows reads nothing, but what an operator returns has a value.
+    const std::initializer_list<int64_t> kept_sizes = {cpu::max_blocks(s.rows, s.potentials, mixed),
+                                                       cpu::kept_rows(s), cpu::kRowsPerBlock};
+    Tensor kept = !keep         ? empty({0})
+                  : s.rows == 0 ? torch::stable::new_zeros(operands.z, kept_sizes)
+                                : empty(kept_sizes);
     const cpu::Threads threads = torch_threads();
     Tensor workspace = bytes(u, cpu::forward_workspace<T>(s, mixed, keep, threads.count));
     const PotentialOutputs<T> outputs{u.mutable_data_ptr<T>(), du_dz.mutable_data_ptr<T>(),

@@ -13,14 +13,18 @@ struct Reduction {
 
     const TaskSums<T> sums_of(int64_t task) const { return {w.task_sums + task * TaskSums<T>::size(s), s}; }
 
-    // to (M, width) = sums over rows (N, width) by their feature row, columns begin .. end - 1
+    // to (M, width) = sums over rows (N, width) by their feature row, columns begin .. end - 1. One after the
+    // other and so in float64: a feature row may have every row of the batch.
     void by_feature(T* to, const T* from, int64_t width, int64_t begin, int64_t end) const {
+        double* sums = w.feature_totals;  // (M, width)
         for (int64_t m = 0; m < s.features; ++m)
-            for (int64_t i = begin; i < end; ++i) to[m * width + i] = 0;
+            for (int64_t i = begin; i < end; ++i) sums[m * width + i] = 0;
         for (int64_t row = 0; row < s.rows; ++row) {
-            T* target = to + feature_of(s, in, row) * width;
-            for (int64_t i = begin; i < end; ++i) target[i] += from[row * width + i];
+            double* target = sums + feature_of(s, in, row) * width;
+            for (int64_t i = begin; i < end; ++i) target[i] += static_cast<double>(from[row * width + i]);
         }
+        for (int64_t m = 0; m < s.features; ++m)
+            for (int64_t i = begin; i < end; ++i) to[m * width + i] = static_cast<T>(sums[m * width + i]);
     }
 
     // Cotangents of τ and of W2 times its derivatives, (M, ..), from rows or from tasks.

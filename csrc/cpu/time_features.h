@@ -28,7 +28,8 @@ FFRL_INLINE void add_scaled(T* to, T factor, const T* from, int64_t count) {
     for (; i < count; ++i) to[i] += factor * from[i];
 }
 
-constexpr int64_t kTimeChunk = 64;  // embedding entries that a task has at hand at once
+constexpr int64_t kTimeChunk = 64;      // embedding entries that a task has at hand at once
+constexpr int64_t kTimesTogether = 32;  // in the first stage of a sum over times
 
 // The o-th derivative in t of entry i of e(t): sin, cos and so on turn into each other.
 template <class T>
@@ -108,26 +109,46 @@ struct TimePass {
         }
     }
 
+    // to (width) = Σ over times and orders of scale(m, o) · row(m, o), in two stages: a sum over many times
+    // in one go would lose digits.
+    template <class Scale, class Row>
+    void sum_over_times(int64_t times, T* to, int64_t width, Scale scale, Row row) const {
+        for (int64_t c = 0; c < width; ++c) to[c] = 0;
+        for (int64_t begin = 0; begin < times; begin += kTimesTogether) {
+            const int64_t end = begin + kTimesTogether < times ? begin + kTimesTogether : times;
+            for (int64_t first = 0; first < width; first += kTimeChunk) {
+                const int64_t count = width - first < kTimeChunk ? width - first : kTimeChunk;
+                T part[kTimeChunk] = {};
+                for (int64_t m = begin; m < end; ++m)
+                    for (int64_t o = 0; o < orders(); ++o)
+                        add_scaled<S>(part, scale(m, o), row(m, o) + first, count);
+                for (int64_t c = 0; c < count; ++c) to[first + c] += part[c];
+            }
+        }
+    }
+
     // Gradients of unit i of potential k: sums over the times of its rows, in their order.
     void backward_unit(int64_t k, int64_t i, const T* rows, const T* post, const T* v_pre,
                        const T* const* v_features, const TimeGradients<T>& out) const {
-        const int64_t h = s.features, e = width(), at = k * h + i;
-        for (int64_t c = 0; c < e; ++c) out.v_weight1[at * e + c] = 0;
-        for (int64_t c = 0; c < h; ++c) out.v_weight2[at * h + c] = 0;
-        out.v_bias1[at] = out.v_bias2[at] = 0;
-        if (s.k >= 0 && s.k != k) return;
-        for (int64_t m = 0; m < s.times; ++m) {
-            const int64_t row = (s.k < 0 ? k * s.times : 0) + m;
-            for (int64_t o = 0; o < orders(); ++o) {
-                const T v_a = v_pre[(row * orders() + o) * h + i];
-                if (o == 0) out.v_bias1[at] += v_a;
-                add_scaled<S>(out.v_weight1 + at * e, v_a, rows + (m * orders() + o) * e, e);
-                if (v_features[o] == nullptr) continue;
-                const T v = v_features[o][row * h + i];
-                if (o == 0) out.v_bias2[at] += v;
-                add_scaled<S>(out.v_weight2 + at * h, v, post + (row * orders() + o) * h, h);
-            }
-        }
+        const int64_t h = s.features, e = width(), at = k * h + i, times = s.k < 0 || s.k == k ? s.times : 0;
+        const int64_t first_row = s.k < 0 ? k * s.times : 0;
+        const T one = 1;
+        const auto v_a = [&](int64_t m, int64_t o) {
+            return v_pre[((first_row + m) * orders() + o) * h + i];
+        };
+        const auto v_feature = [&](int64_t m, int64_t o) {
+            return v_features[o] == nullptr ? T(0) : v_features[o][(first_row + m) * h + i];
+        };
+        const auto of_value = [](auto v) {
+            return [v](int64_t m, int64_t o) { return o == 0 ? v(m, 0) : T(0); };
+        };
+        const auto ones = [&](int64_t, int64_t) { return &one; };
+        sum_over_times(times, out.v_weight1 + at * e, e, v_a,
+                       [&](int64_t m, int64_t o) { return rows + (m * orders() + o) * e; });
+        sum_over_times(times, out.v_weight2 + at * h, h, v_feature,
+                       [&](int64_t m, int64_t o) { return post + ((first_row + m) * orders() + o) * h; });
+        sum_over_times(times, out.v_bias1 + at, 1, of_value(v_a), ones);
+        sum_over_times(times, out.v_bias2 + at, 1, of_value(v_feature), ones);
     }
 
     // Σ over potentials and orders of (v_pre A) · e^(o + 1)

@@ -200,7 +200,8 @@ struct BackwardWorkspace {
     T* v_tau_rows;    // (N, H1), where rows share feature rows in another way than all one
     T* v_omega_rows;  // (N, H2)
     T* v_omega2_rows;
-    T* v_omega;  // (M, H2)
+    double* feature_totals;  // (M, H1 or H2), the sums of such rows
+    T* v_omega;              // (M, H2)
     T* v_omega2;
     T* scratch;  // [threads]
     int64_t scratch_size, gram_tasks, gram_sums_size;
@@ -228,6 +229,8 @@ struct BackwardWorkspace {
         v_tau_rows = arena.take<T>(by_row && !distinct ? s.rows * s.hidden1 : 0);
         v_omega_rows = arena.take<T>(by_row && !distinct ? s.rows * s.hidden2 : 0);
         v_omega2_rows = arena.take<T>(by_row && !distinct && s.d2u_dt2 ? s.rows * s.hidden2 : 0);
+        const int64_t width = s.hidden1 > s.hidden2 ? s.hidden1 : s.hidden2;
+        feature_totals = arena.take<double>(by_row && !distinct ? s.features * width : 0);
         v_omega = arena.take<T>(features ? s.features * s.hidden2 : 0);
         v_omega2 = arena.take<T>(features && s.d2u_dt2 ? s.features * s.hidden2 : 0);
         layout_scratch(s);

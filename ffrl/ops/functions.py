@@ -20,5 +20,3 @@ def apply_function(function: type[torch.autograd.Function], *arguments: Any) -> 
         return super(torch.autograd.Function, function).apply(*arguments)  # pyright: ignore
     return function.forward(*arguments)
 
-
-apply_vjp = apply_function

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ffrl.errors import DerivativeOrderError
 from ffrl.ops.analytic import FORWARD_MODE_MESSAGE, SECOND_DERIVATIVE_MESSAGE
-from ffrl.ops.functions import apply_function, apply_vjp
+from ffrl.ops.functions import apply_function
 from ffrl.records import TimeFeatures, TimeWeights
 
 
@@ -34,7 +34,7 @@ class _TimeFeatures(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *v_features: Tensor | None) -> tuple[Any, ...]:
         needs_time, needs_weights = ctx.needs_input_grad[0], any(ctx.needs_input_grad[2:6])
-        v_time, *v_weights = apply_vjp(
+        v_time, *v_weights = apply_function(
             _TimeFeaturesVjp, *ctx.saved_tensors, ctx.k, ctx.order, *v_features[:3], needs_time, needs_weights
         )
         weights = (v if needed else None for v, needed in zip(v_weights, ctx.needs_input_grad[2:6], strict=True))

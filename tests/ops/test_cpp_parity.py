@@ -158,13 +158,14 @@ def test_the_cases_run_on_every_instruction_set_with_both_forms_and_both_numbers
 def test_a_setting_is_what_runs_and_ends_with_its_block(capability: str, form: str, monkeypatch: pytest.MonkeyPatch):
     before = extension.cpu_capability(), torch.get_num_threads(), fused.cpu_laplacian_form
     asked: list[tuple[str, int, int]] = []
-    forward = fused._Potential.apply
+    apply_function = fused.apply_function
 
-    def recorded(*arguments: object) -> object:
+    def recorded(function: type[torch.autograd.Function], *arguments: object) -> object:
+        assert function is fused._Potential
         asked.append((extension.cpu_capability(), torch.get_num_threads(), arguments[FORM]))
-        return forward(*arguments)
+        return apply_function(function, *arguments)
 
-    monkeypatch.setattr(fused._Potential, "apply", recorded)
+    monkeypatch.setattr(fused, "apply_function", recorded)
     with pytest.raises(ZeroDivisionError), Setting(capability, form, 2).active():
         outputs_of(build(Case(3, 3, 5, 4)), "cpp")
         raise ZeroDivisionError
