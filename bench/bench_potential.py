@@ -32,6 +32,7 @@ COLUMNS = (
     "forward, ms",
     "forward + backward, ms",
     "times the oracle",
+    "times compiled",
     "cubic FLOPs, of sgemm",
     "all FLOPs, of sgemm",
     "sgemm, GFLOP/s",
@@ -69,12 +70,12 @@ def table_row(figures: Figures) -> str:
         return "| " + " | ".join([*cells, *[NONE] * (len(COLUMNS) - len(cells))]) + " |"
     assert figures.forward is not None and figures.both is not None and figures.sgemm_gflops is not None
     rounds = dict.fromkeys((figures.forward.rounds, figures.both.rounds))
-    ratio, peak = figures.oracle_ratio, figures.peak_mb
+    ratios, peak = (figures.oracle_ratio, figures.compiled_ratio), figures.peak_mb
     cells += [
         " / ".join(map(str, rounds)),
         milliseconds(figures.forward),
         milliseconds(figures.both),
-        NONE if ratio is None else f"{ratio:.3g}",
+        *(NONE if ratio is None else f"{ratio:.3g}" for ratio in ratios),
         shares(figures, whole=False),
         shares(figures, whole=True),
         f"{figures.sgemm_gflops:.0f}",

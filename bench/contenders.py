@@ -1,7 +1,7 @@
 """Who takes part, how each is called, and whether its results are right.
 
 Every contender starts from a potential and z, at t = 1 and k = 0, and ends with u, ∇u, ∂u/∂t and Δu; or with those and
-the gradients of one and the same loss in z and every parameter.
+the gradients in z and every parameter, for cotangents v_X = X of every output X.
 """
 
 from __future__ import annotations
@@ -63,24 +63,26 @@ def forward(derivatives: Derivatives, z: Tensor) -> PotentialDerivatives:
 
 
 def forward_backward(
-    derivatives: Derivatives, pot: PotentialMLP, z: Tensor, rows: Tensor | slice = slice(None)
+    derivatives: Derivatives, pot: PotentialMLP, z: Tensor, rows: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """Outputs of the given rows, and gradients of a loss over those rows in z and every parameter, by name."""
+    """Outputs X of the given rows (None: all), and v_z and v_<parameter> for cotangents X of those rows, by name."""
     out = named(derivatives(z), rows)
-    loss = (out["u"] + out["du_dt"] + out["lap_u"] + out["du_dz"].square().sum(1)).sum()
-    v_z, *v_parameters = torch.autograd.grad(loss, [z, *pot.parameters()])
-    names = (f"v_{name}" for name, _ in pot.named_parameters())
-    return {**out, "v_z": v_z[rows], **dict(zip(names, v_parameters, strict=True))}
+    parameters = dict(pot.named_parameters())
+    cotangents = [value.detach() for value in out.values()]
+    v_z, *v_parameters = torch.autograd.grad([*out.values()], [z, *parameters.values()], cotangents)
+    gradients = zip(parameters, v_parameters, strict=True)
+    return {**out, "v_z": v_z if rows is None else v_z[rows], **{f"v_{name}": value for name, value in gradients}}
 
 
-def named(out: PotentialDerivatives, rows: Tensor | slice) -> dict[str, Tensor]:
-    return {name: value[rows] for name, value in out._asdict().items() if value is not None}
+def named(out: PotentialDerivatives, rows: Tensor | None = None) -> dict[str, Tensor]:
+    found = {name: value for name, value in out._asdict().items() if value is not None}
+    return found if rows is None else {name: value[rows] for name, value in found.items()}
 
 
 def check_parity(name: str, derivatives: Derivatives, pot: PotentialMLP, z: Tensor) -> None:
     """Raise ParityError unless the very calls that are timed agree with the float64 oracle, on PARITY_ROWS rows.
 
-    The loss is over those rows alone, so that the oracle needs no others; the contender still gets the whole batch.
+    The cotangents are of those rows alone, so that the oracle needs no others; the contender gets the whole batch.
     """
     rows = torch.linspace(0, z.shape[0] - 1, min(PARITY_ROWS, z.shape[0])).long()
     pot64 = copy.deepcopy(pot).double()

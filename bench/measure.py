@@ -40,6 +40,7 @@ class Figures(NamedTuple):
     forward: Timing | None = None
     both: Timing | None = None
     oracle_ratio: float | None = None  # of the oracle's forward + backward to this one's
+    compiled_ratio: float | None = None  # of the compiled closed form's, likewise
     sgemm_gflops: float | None = None
     peak_mb: float | None = None
     peak_reason: str | None = None
@@ -131,7 +132,6 @@ def measure(case: Case, names: Sequence[str], rounds: int, *, memory: bool) -> l
 
     timings = interleaved({("sgemm", BOTH): sgemm_call(SGEMM_SIZE), **calls}, rounds)
     sgemm_gflops = 2 * SGEMM_SIZE**3 / timings["sgemm", BOTH].median / 1e6
-    oracle = timings.get(("oracle", BOTH))
     rows = []
     for name in names:
         if name in failures:
@@ -140,6 +140,7 @@ def measure(case: Case, names: Sequence[str], rounds: int, *, memory: bool) -> l
         forms = chosen.get(name)
         peak, why = peak_memory(case, name, forms and forms[BOTH]) if memory else (None, None)
         both = timings[name, BOTH]
-        ratio = oracle.median / both.median if oracle else None
-        rows.append(Figures(case, name, None, forms, timings[name, FORWARD], both, ratio, sgemm_gflops, peak, why))
+        references = (timings.get((reference, BOTH)) for reference in ("oracle", COMPILED))
+        ratios = (reference and reference.median / both.median for reference in references)
+        rows.append(Figures(case, name, None, forms, timings[name, FORWARD], both, *ratios, sgemm_gflops, peak, why))
     return rows

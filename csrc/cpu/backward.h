@@ -77,7 +77,7 @@ struct BackwardPass {
         if (has_laplacian()) {
             T* v_ell_c = scratch + w.v_ell_c_block;
             if (s.form == LaplacianForm::jacobian)
-                jacobian_vjp(k, d1, v_ell_c, v_d1, scratch, sums);
+                jacobian_vjp(k, kept, d1, v_ell_c, v_d1, scratch, sums);
             else if (needs.weights)
                 keep_for_gram(block, d1, v_ell_c);
         }
@@ -200,9 +200,9 @@ struct BackwardPass {
         }
     }
 
-    // Jacobian form of (16): v_d1, and the parts of W1bar and W2bar. The Jacobian is formed again, one latent
-    // dimension at a time.
-    void jacobian_vjp(int64_t k, const T* d1, const T* v_ell_c, T* v_d1, T* scratch,
+    // Jacobian form of (16): v_d1, and the parts of W1bar and W2bar, one latent dimension at a time. Where
+    // the Jacobian was not kept it is formed again.
+    void jacobian_vjp(int64_t k, const KeptBlock<T>& kept, const T* d1, const T* v_ell_c, T* v_d1, T* scratch,
                       const TaskSums<T>& sums) const {
         const int64_t h1 = s.hidden1, h2 = s.hidden2, group = jacobian_group<T>(s), panels = panels_of(h1);
         const T* weight1_panels = p.weight1_panels + k * p.weight1_panels_size;
@@ -214,12 +214,18 @@ struct BackwardPass {
             const int64_t count = s.latent - begin < group ? s.latent - begin : group;
             for (int64_t d = begin; d < begin + count; ++d) {
                 T* v_j = v_jacobian + (d - begin) * jacobian_stride;
-                scale_by_weight1<S>(x, d1, weight1_panels, h1, s.latent, d);
-                product<S>(p.weight2 + k * p.weight2_size, h2, h1, x,
-                           [&](ptrdiff_t j, int lane, V y) FFRL_LAMBDA {
-                               const ptrdiff_t at = j * kBlock + lane;
-                               store<S>(v_j + at, 2 * load<S>(v_ell_c + at) * y);
-                           });
+                if (kept.jacobian != nullptr) {
+                    for (int64_t at = 0; at < h2 * kBlock; at += S::width)
+                        store<S>(v_j + at,
+                                 2 * load<S>(v_ell_c + at) * load<S>(kept.jacobian + d * h2 * kBlock + at));
+                } else {
+                    scale_by_weight1<S>(x, d1, weight1_panels, h1, s.latent, d);
+                    product<S>(p.weight2 + k * p.weight2_size, h2, h1, x,
+                               [&](ptrdiff_t j, int lane, V y) FFRL_LAMBDA {
+                                   const ptrdiff_t at = j * kBlock + lane;
+                                   store<S>(v_j + at, 2 * load<S>(v_ell_c + at) * y);
+                               });
+                }
                 product<S>(p.weight2_t + k * p.weight2_t_size, h1, h2, v_j,
                            [&](ptrdiff_t i, int lane, V y) FFRL_LAMBDA {
                                const ptrdiff_t at = i * kBlock + lane;

@@ -87,6 +87,8 @@ struct ForwardPass {
                        [&](ptrdiff_t j, int lane, V y) FFRL_LAMBDA {
                            T* at = kept.s + j * kBlock + lane;
                            store<S>(at, load<S>(at) + y * y);
+                           if (kept.jacobian != nullptr)
+                               store<S>(kept.jacobian + (d * h2 + j) * kBlock + lane, y);
                        });
         }
     }

@@ -18,11 +18,20 @@ struct Threads {
 
 enum class Status { ok, k_out_of_range, feature_row_out_of_range, feature_row_of_two_potentials };
 
-// Rows of 32 numbers that one block of rows keeps for the backward: h1, q, h2, v, four scalars, S and e.
+// Latent dimensions up to which the Jacobian J is kept for the backward, at most as much as all else that is;
+// beyond, it is formed again.
+constexpr int64_t kKeptJacobianDims = 4;
+
+inline bool keeps_jacobian(const PotentialShape& shape) {
+    return shape.form == LaplacianForm::jacobian && shape.latent <= kKeptJacobianDims;
+}
+
+// Rows of 32 numbers that one block of rows keeps for the backward: h1, q, h2, v, four scalars, S and e or J.
 inline int64_t kept_rows(const PotentialShape& shape) {
     return 2 * shape.hidden1 + shape.hidden2 + shape.latent + 4 +
            (shape.form == LaplacianForm::none ? 0 : shape.hidden2) +
-           (shape.form == LaplacianForm::gram ? shape.hidden1 : 0);
+           (shape.form == LaplacianForm::gram ? shape.hidden1 : 0) +
+           (keeps_jacobian(shape) ? shape.latent * shape.hidden2 : 0);
 }
 
 // What the backward is asked for beside the cotangents that are there.

@@ -206,7 +206,7 @@ void time_products(const Prepared<T>& p, const PotentialShape& s, const Potentia
 // The arrays of one block in `kept`.
 template <class T>
 struct KeptBlock {
-    T *h1, *q, *h2, *v, *u, *o_dot, *o_ddot, *ell, *s, *e;
+    T *h1, *q, *h2, *v, *u, *o_dot, *o_ddot, *ell, *s, *e, *jacobian;  // (D, H2) of them, or null
 
     KeptBlock(T* kept, const PotentialShape& shape, int64_t block) {
         h1 = kept + block * kept_rows(shape) * kBlock;
@@ -219,5 +219,6 @@ struct KeptBlock {
         ell = o_ddot + kBlock;
         s = ell + kBlock;
         e = s + shape.hidden2 * kBlock;
+        jacobian = keeps_jacobian(shape) ? e : nullptr;
     }
 };

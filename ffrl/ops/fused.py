@@ -18,7 +18,7 @@ from ffrl.ops.backends import CPP_REASON
 from ffrl.ops.batching import FEATURES, NUM_DIFFERENTIABLE, WEIGHTS, Operands, fold, fold_batch, split_batch
 from ffrl.ops.functions import apply_function
 from ffrl.ops.laplacian_forms import LaplacianForm
-from ffrl.ops.registration import FORMS, backward_shapes, below_autograd, forward_shapes, register_operator
+from ffrl.ops.registration import FORMS, KEPT_JACOBIAN_DIMS, backward_shapes, below_autograd, forward_shapes, register_operator
 from ffrl.records import PotentialDerivatives, PotentialWeights, TimeFeatures
 
 NUM_OPERANDS = len(Operands._fields)
@@ -114,10 +114,11 @@ def cpu_laplacian_form(latent_dim: int, hidden1: int, *, backward: bool) -> Lapl
     """The cheaper exact form of the Laplacian in the C++ kernels, by multiply-adds for a row and a second-layer unit.
 
     In units of H1/2. Gram form: H1 for the value alone; 2·H1 where a backward follows, and H1 in it. Jacobian form: 2·D
-    forward and 6·D backward, where the Jacobian is formed again. docs/derivation.md, section 6.
+    forward, and backward 4·D where the Jacobian was kept, 6·D where it is formed again. docs/derivation.md, section 6.
     """
     gram = hidden1 * (3 if backward else 1)
-    jacobian = latent_dim * (8 if backward else 2)
+    again = 2 if latent_dim > KEPT_JACOBIAN_DIMS else 0
+    jacobian = latent_dim * (6 + again if backward else 2)
     return "gram" if gram <= jacobian else "jacobian"
 
 

@@ -14,6 +14,8 @@ from ffrl.ops.functions import apply_function
 
 # Rows that stand together in one block of what the forward keeps (kRowsPerBlock in csrc/cpu/row_plan.h).
 ROWS_PER_BLOCK = 32
+# Latent dimensions up to which the Jacobian is kept (kKeptJacobianDims in csrc/cpu/potential_cpu.h).
+KEPT_JACOBIAN_DIMS = 4
 LIBRARY = torch.library.Library("ffrl", "IMPL")  # what is registered through it lives as long as this object
 FORMS = {None: 0, "gram": 1, "jacobian": 2}
 
@@ -25,7 +27,8 @@ def kept_shape(
     blocks = num_rows // ROWS_PER_BLOCK + potentials if mixed else (num_rows + ROWS_PER_BLOCK - 1) // ROWS_PER_BLOCK
     squares = hidden2 if form else 0
     column_sums = hidden1 if form == FORMS["gram"] else 0
-    return blocks, 2 * hidden1 + hidden2 + latent_dim + 4 + squares + column_sums, ROWS_PER_BLOCK
+    jacobian = latent_dim * hidden2 if form == FORMS["jacobian"] and latent_dim <= KEPT_JACOBIAN_DIMS else 0
+    return blocks, 2 * hidden1 + hidden2 + latent_dim + 4 + squares + column_sums + jacobian, ROWS_PER_BLOCK
 
 
 def forward_shapes(
