@@ -24,7 +24,7 @@ TORCH_API = "0x020a000000000000"  # and on torch 2.10 and later, which ffrl/ops/
 OLDEST_TORCH = (2, 11)  # in pyproject.toml; an older one is replaced after the build, or its headers are too old
 RECORD = "ffrl/_C_missing.txt"
 COMPILE_ARGS = [
-    *("-O3", "-std=c++17", "-g0", "-fno-math-errno", "-ffp-contract=fast", "-fvisibility=hidden", "-Wall"),
+    *("-O3", "-std=c++17", "-g0", "-fno-math-errno", "-ffp-contract=off", "-fvisibility=hidden", "-Wall"),
     f"-fmacro-prefix-map={ROOT}/=",  # messages name csrc/..., not the folder of the build
     f"-DTORCH_TARGET_VERSION={TORCH_API}",
 ]

@@ -231,7 +231,7 @@ struct BackwardPass {
                                const ptrdiff_t at = i * kBlock + lane;
                                const T weight1 =
                                    weight1_panels[(i / kBlock * s.latent + d) * kBlock + i % kBlock];
-                               store<S>(v_d1 + at, load<S>(v_d1 + at) + y * weight1);
+                               store<S>(v_d1 + at, fma<V>(weight1, y, load<S>(v_d1 + at)));
                                store<S>(x + at, y * load<S>(d1 + at));
                            });
                 if (!needs.weights) continue;

@@ -86,7 +86,7 @@ struct ForwardPass {
             product<S>(p.weight2 + k * p.weight2_size, h2, h1, x,
                        [&](ptrdiff_t j, int lane, V y) FFRL_LAMBDA {
                            T* at = kept.s + j * kBlock + lane;
-                           store<S>(at, load<S>(at) + y * y);
+                           store<S>(at, fma<V>(y, y, load<S>(at)));
                            if (kept.jacobian != nullptr)
                                store<S>(kept.jacobian + (d * h2 + j) * kBlock + lane, y);
                        });
@@ -126,8 +126,9 @@ struct ForwardPass {
 #pragma GCC unroll 2
                             for (int v = 0; v < 2; ++v) {
                                 const ptrdiff_t at = (first + r) * kBlock + lane + v * S::width;
-                                squares[v] += load<S>(x + at) * y.y[r][v];
-                                store<S>(e + at, load<S>(e + at) + c[v] * weight2[first + r] * y.y[r][v]);
+                                squares[v] = fma<V>(load<S>(x + at), y.y[r][v], squares[v]);
+                                store<S>(e + at,
+                                         fma<V>(c[v] * weight2[first + r], y.y[r][v], load<S>(e + at)));
                             }
                 });
                 store<S>(kept.s + unit, squares[0]);

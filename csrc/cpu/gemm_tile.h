@@ -30,7 +30,7 @@ struct Tile {
 #pragma GCC unroll 16
             for (int r = 0; r < kHeight; ++r)
 #pragma GCC unroll 2
-                for (int v = 0; v < kVectors; ++v) y[r][v] += a[k * kHeight + r] * column[v];
+                for (int v = 0; v < kVectors; ++v) y[r][v] = fma<V>(a[k * kHeight + r], column[v], y[r][v]);
         }
     }
 
@@ -43,7 +43,7 @@ struct Tile {
 #pragma GCC unroll 16
             for (int r = 0; r < kHeight; ++r)
 #pragma GCC unroll 2
-                for (int v = 0; v < kVectors; ++v) y[r][v] += a[r * kBlock + k] * column[v];
+                for (int v = 0; v < kVectors; ++v) y[r][v] = fma<V>(a[r * kBlock + k], column[v], y[r][v]);
         }
     }
 };

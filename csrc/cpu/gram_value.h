@@ -78,10 +78,12 @@ struct GramValue {
 #pragma GCC unroll 16
                             for (int r = 0; r < kHeight; ++r)
                                 if (i + r < h1)
-                                    sum += tile.y[r][v] *
-                                           (load<S>(gram_lower + (i + r) * kBlock + column + v * S::width) *
-                                            *d1_at(i + r));
-                            total += sum * load<S>(d1_at(left + v * S::width));
+                                    sum = fma<V>(
+                                        tile.y[r][v],
+                                        load<S>(gram_lower + (i + r) * kBlock + column + v * S::width) *
+                                            *d1_at(i + r),
+                                        sum);
+                            total = fma<V>(sum, load<S>(d1_at(left + v * S::width)), total);
                         }
                     });
             }

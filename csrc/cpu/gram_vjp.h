@@ -84,9 +84,9 @@ struct GramVjp {
                 const V weighted = tile.y[r][v] * load<S>(gram_lower + at);
                 const T weight_i = work.weight2_row[i + r];
                 T* row_sum = work.row_sums + (i + r) * S::width;
-                store<S>(row_sum, load<S>(row_sum) + weighted * weight_l);
-                sum += weighted * weight_i;
-                store<S>(gram_sums + at, load<S>(gram_sums + at) + tile.y[r][v] * (weight_l * weight_i));
+                store<S>(row_sum, fma<V>(weighted, weight_l, load<S>(row_sum)));
+                sum = fma<V>(weight_i, weighted, sum);
+                store<S>(gram_sums + at, fma<V>(tile.y[r][v], weight_l * weight_i, load<S>(gram_sums + at)));
             }
             store<S>(column_sums, sum);
         }

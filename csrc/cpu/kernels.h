@@ -1,6 +1,6 @@
 // Instantiates the kernels for one instruction set. No #pragma once: included once by each kernels_*.cpp,
-// which sets the compiler's target and defines FFRL_SIMD (the namespace), FFRL_VECTOR_BYTES and
-// FFRL_TILE_ROWS.
+// which sets the compiler's target and defines FFRL_SIMD (the namespace), FFRL_VECTOR_BYTES, FFRL_TILE_ROWS
+// and, where the target has them, the fused multiply-adds of its vectors.
 
 #include "ffrl/potential_math.h"  // here, so that they are compiled for the same target
 #include "ffrl/time_math.h"

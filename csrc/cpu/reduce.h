@@ -15,16 +15,17 @@ struct Reduction {
 
     // to (M, width) = sums over rows (N, width) by their feature row, columns begin .. end - 1. One after the
     // other and so in float64: a feature row may have every row of the batch.
-    void by_feature(T* to, const T* from, int64_t width, int64_t begin, int64_t end) const {
-        double* sums = w.feature_totals;  // (M, width)
-        for (int64_t m = 0; m < s.features; ++m)
-            for (int64_t i = begin; i < end; ++i) sums[m * width + i] = 0;
+    void by_feature(T* to, const T* from, int64_t width, int64_t begin, int64_t end, int64_t slot) const {
+        double* sums = w.feature_totals + slot * s.features * kFeatureColumns;
+        for (int64_t i = 0; i < s.features * kFeatureColumns; ++i) sums[i] = 0;
         for (int64_t row = 0; row < s.rows; ++row) {
-            double* target = sums + feature_of(s, in, row) * width;
-            for (int64_t i = begin; i < end; ++i) target[i] += static_cast<double>(from[row * width + i]);
+            double* target = sums + feature_of(s, in, row) * kFeatureColumns;
+            for (int64_t i = begin; i < end; ++i)
+                target[i - begin] += static_cast<double>(from[row * width + i]);
         }
         for (int64_t m = 0; m < s.features; ++m)
-            for (int64_t i = begin; i < end; ++i) to[m * width + i] = static_cast<T>(sums[m * width + i]);
+            for (int64_t i = begin; i < end; ++i)
+                to[m * width + i] = static_cast<T>(sums[m * kFeatureColumns + i - begin]);
     }
 
     // Cotangents of τ and of W2 times its derivatives, (M, ..), from rows or from tasks.
@@ -50,10 +51,11 @@ struct Reduction {
                     array.to[i] = sum;
                 }
             } else {
-                parallel(threads, panels_of(array.width), [&](int64_t panel, int64_t) {
-                    const int64_t end =
-                        (panel + 1) * kBlock < array.width ? (panel + 1) * kBlock : array.width;
-                    by_feature(array.to, array.rows, array.width, panel * kBlock, end);
+                const int64_t panels = (array.width + kFeatureColumns - 1) / kFeatureColumns;
+                parallel(threads, panels, [&](int64_t panel, int64_t slot) {
+                    const int64_t begin = panel * kFeatureColumns, end = begin + kFeatureColumns;
+                    by_feature(array.to, array.rows, array.width, begin,
+                               end < array.width ? end : array.width, slot);
                 });
             }
         }

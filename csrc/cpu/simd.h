@@ -19,6 +19,26 @@ FFRL_INLINE void store(typename S::Scalar* p, typename S::Vec v) {
     *reinterpret_cast<typename S::Memory*>(p) = v;
 }
 
+// a b + c, rounded once where the target can. Written out, and contraction by the compiler turned off: its
+// choice of where to fuse can differ between two copies of one expression, and so the bits of a row between
+// two places in a block.
+template <class V>
+FFRL_INLINE V fma(V a, V b, V c) {
+#if defined(FFRL_FMA_FLOAT)
+    if constexpr (sizeof(a[0]) == sizeof(float))
+        return V(FFRL_FMA_FLOAT(a, b, c));
+    else
+        return V(FFRL_FMA_DOUBLE(a, b, c));
+#else
+    return a * b + c;
+#endif
+}
+
+template <class V, class T>
+FFRL_INLINE V fma(T a, V b, V c) {
+    return fma<V>(a - V{}, b, c);  // x - 0 is x, also for -0
+}
+
 // Sum of the entries in a fixed tree: halves first.
 template <class T, int kWidth>
 FFRL_INLINE T horizontal_sum(typename Simd<T, kWidth>::Vec v) {
@@ -70,7 +90,7 @@ FFRL_INLINE typename S::Vec exp_nonpositive(typename S::Vec y) {
     const V r = (y - n * F::ln2_high) - n * F::ln2_low;
     V series = V{} + T(1);  // Taylor: 1 + r (1 + r/2 (1 + r/3 (...)))
 #pragma GCC unroll 16
-    for (int i = F::taylor_degree; i >= 1; --i) series = series * (r * (T(1) / T(i))) + T(1);
+    for (int i = F::taylor_degree; i >= 1; --i) series = fma<V>(series, r * (T(1) / T(i)), V{} + T(1));
     const IntVec n_bits =
         __builtin_bit_cast(IntVec, shifted) - __builtin_bit_cast(IntVec, V{} + F::round_magic);
     return series * __builtin_bit_cast(V, (n_bits + F::exponent_bias) << F::mantissa_bits);
@@ -80,11 +100,11 @@ FFRL_INLINE typename S::Vec exp_nonpositive(typename S::Vec y) {
 template <class V>
 FFRL_INLINE V tanh_small(V x, float) {
     const V s = x * x;
-    V p = s * -5.70498872745e-3f + 2.06390887954e-2f;
-    p = p * s + -5.37397155531e-2f;
-    p = p * s + 1.33314422036e-1f;
-    p = p * s + -3.33332819422e-1f;
-    return p * s * x + x;
+    V p = V{} + -5.70498872745e-3f;
+    for (const float coefficient :
+         {2.06390887954e-2f, -5.37397155531e-2f, 1.33314422036e-1f, -3.33332819422e-1f})
+        p = fma<V>(p, s, V{} + coefficient);
+    return fma<V>(p * s, x, x);
 }
 
 template <class V>

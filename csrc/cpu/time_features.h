@@ -12,7 +12,8 @@ FFRL_INLINE T dot(const T* a, const T* b, int64_t count) {
     typename S::Vec sum{};
     int64_t i = 0;
     for (; i + S::width <= count; i += S::width)
-        sum += *reinterpret_cast<const Memory*>(a + i) * *reinterpret_cast<const Memory*>(b + i);
+        sum = fma<typename S::Vec>(*reinterpret_cast<const Memory*>(a + i),
+                                   *reinterpret_cast<const Memory*>(b + i), sum);
     T rest = 0;
     for (; i < count; ++i) rest += a[i] * b[i];
     return horizontal_sum<T, S::width>(sum) + rest;
@@ -24,7 +25,8 @@ FFRL_INLINE void add_scaled(T* to, T factor, const T* from, int64_t count) {
     using Memory = typename Anywhere<S>::Memory;
     int64_t i = 0;
     for (; i + S::width <= count; i += S::width)
-        *reinterpret_cast<Memory*>(to + i) += factor * *reinterpret_cast<const Memory*>(from + i);
+        *reinterpret_cast<Memory*>(to + i) = fma<typename S::Vec>(
+            factor, *reinterpret_cast<const Memory*>(from + i), *reinterpret_cast<Memory*>(to + i));
     for (; i < count; ++i) to[i] += factor * from[i];
 }
 

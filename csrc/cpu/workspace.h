@@ -185,6 +185,9 @@ int64_t jacobian_group(const PotentialShape& s) {
     return group < 1 ? 1 : group;
 }
 
+// Columns of time feature rows that a thread sums at once, in float64: one cache line of sums for each.
+constexpr int64_t kFeatureColumns = 8;
+
 template <class T>
 struct BackwardWorkspace {
     Prepared<T> prepared;
@@ -200,7 +203,7 @@ struct BackwardWorkspace {
     T* v_tau_rows;    // (N, H1), where rows share feature rows in another way than all one
     T* v_omega_rows;  // (N, H2)
     T* v_omega2_rows;
-    double* feature_totals;  // (M, H1 or H2), the sums of such rows
+    double* feature_totals;  // [threads] (M, kFeatureColumns), sums of such rows
     T* v_omega;              // (M, H2)
     T* v_omega2;
     T* scratch;  // [threads]
@@ -229,8 +232,7 @@ struct BackwardWorkspace {
         v_tau_rows = arena.take<T>(by_row && !distinct ? s.rows * s.hidden1 : 0);
         v_omega_rows = arena.take<T>(by_row && !distinct ? s.rows * s.hidden2 : 0);
         v_omega2_rows = arena.take<T>(by_row && !distinct && s.d2u_dt2 ? s.rows * s.hidden2 : 0);
-        const int64_t width = s.hidden1 > s.hidden2 ? s.hidden1 : s.hidden2;
-        feature_totals = arena.take<double>(by_row && !distinct ? s.features * width : 0);
+        feature_totals = arena.take<double>(by_row && !distinct ? threads * s.features * kFeatureColumns : 0);
         v_omega = arena.take<T>(features ? s.features * s.hidden2 : 0);
         v_omega2 = arena.take<T>(features && s.d2u_dt2 ? s.features * s.hidden2 : 0);
         layout_scratch(s);

@@ -98,6 +98,20 @@ def test_a_row_keeps_what_the_backward_reads_and_nothing_else(form: str, hidden1
     assert 0 < per_row <= 2 * latent + 3 * hidden1 + 2 * hidden2 + 4
 
 
+@pytest.mark.parametrize("latent", [3, 4, 5])
+def test_the_jacobian_is_kept_for_up_to_four_dimensions(latent: int):
+    hidden1, hidden2 = 64, 80
+
+    def kept(rows: int) -> int:
+        inputs = build(Case(rows, latent, hidden1, hidden2, time="float"))
+        with Setting("auto", "jacobian", 1).active():
+            return kept_elements(lambda: outputs_of(inputs, "cpp"), inputs.pot.parameters())
+
+    per_row = (kept(160) - kept(64)) / 96
+    rest = per_row - (latent * hidden2 if latent <= 4 else 0)
+    assert 0 < rest <= 2 * latent + 2 * hidden1 + 2 * hidden2 + 4
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("time", ["rows", "repeated"])
 def test_what_is_kept_grows_linearly_in_rows_and_in_width(form: str, time: str):
