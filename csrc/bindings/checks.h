@@ -7,6 +7,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <cstdint>
 #include <initializer_list>
 #include <optional>
 
@@ -72,7 +73,7 @@ struct Operands {
         STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double,
                         "ffrl: z is neither float32 nor float64");
         const PotentialShape& s = shape;
-        STD_TORCH_CHECK(s.potentials > 0 && s.latent > 0 && s.hidden1 > 0 && s.hidden2 > 0,
+        STD_TORCH_CHECK((s.potentials > 0 || s.rows == 0) && s.latent > 0 && s.hidden1 > 0 && s.hidden2 > 0,
                         "ffrl: a weight is empty");
         check("z", z, z, dtype, {s.rows, s.latent});
         check("tau", tau, z, dtype, {s.features, s.hidden1});
@@ -95,6 +96,15 @@ struct Operands {
     }
     static OptionalTensor contiguous(const OptionalTensor& tensor) {
         return tensor ? OptionalTensor(contiguous(*tensor)) : std::nullopt;
+    }
+
+    // At an address that vectors can be read from; what the backward gets back may have been moved by hooks.
+    static Tensor aligned(const Tensor& tensor) {
+        const Tensor whole = contiguous(tensor);
+        constexpr uintptr_t kAlignment = 64;  // of torch's own memory, which a copy is in
+        return reinterpret_cast<uintptr_t>(whole.const_data_ptr()) % kAlignment == 0
+                   ? whole
+                   : torch::stable::clone(whole);
     }
 
     template <class T>

@@ -125,6 +125,7 @@ BackwardResult potential_backward(const Tensor& kept, const Tensor& z, const Ten
     check("kept", kept, z, z.scalar_type(),
           {cpu::max_blocks(s.rows, s.potentials, operands.k.has_value()), cpu::kept_rows(s),
            cpu::kRowsPerBlock});
+    const Tensor aligned = Operands::aligned(kept);
     const OptionalTensor v_outputs[5] = {Operands::contiguous(v_u), Operands::contiguous(v_du_dz),
                                          Operands::contiguous(v_du_dt), Operands::contiguous(v_d2u_dt2),
                                          Operands::contiguous(v_lap_u)};
@@ -138,8 +139,8 @@ BackwardResult potential_backward(const Tensor& kept, const Tensor& z, const Ten
         }
     }
     const cpu::BackwardNeeds needs{needs_z, needs_features, needs_weights};
-    return z.scalar_type() == ScalarType::Float ? backward<float>(operands, kept, v_outputs, needs)
-                                                : backward<double>(operands, kept, v_outputs, needs);
+    return z.scalar_type() == ScalarType::Float ? backward<float>(operands, aligned, v_outputs, needs)
+                                                : backward<double>(operands, aligned, v_outputs, needs);
 }
 
 }  // namespace

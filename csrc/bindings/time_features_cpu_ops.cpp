@@ -107,13 +107,14 @@ BackwardResult time_features_backward(const Tensor& kept, const Tensor& time, co
     const cpu::TimeShape& s = operands.shape;
     const ScalarType dtype = time.scalar_type();
     check("kept", kept, time, dtype, {s.rows(), s.order + 1, s.features});
+    const Tensor whole = Operands::contiguous(kept);
     const OptionalTensor v_features[3] = {Operands::contiguous(v_tau), Operands::contiguous(v_dtau_dt),
                                           order > 1 ? Operands::contiguous(v_d2tau_dt2) : std::nullopt};
     for (const OptionalTensor& v : v_features)
         if (v) check("a cotangent", *v, time, dtype, {s.rows(), s.features});
     return dtype == ScalarType::Float
-               ? backward<float>(operands, kept, v_features, needs_time, needs_weights)
-               : backward<double>(operands, kept, v_features, needs_time, needs_weights);
+               ? backward<float>(operands, whole, v_features, needs_time, needs_weights)
+               : backward<double>(operands, whole, v_features, needs_time, needs_weights);
 }
 
 }  // namespace
