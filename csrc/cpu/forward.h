@@ -13,13 +13,12 @@ struct ForwardPass {
     void rows_of_block(int64_t block, int64_t slot) const {
         const KeptBlock<T> kept(w.kept, s, block);
         const int64_t k = p.rows.block_k[block], h1 = s.hidden1, h2 = s.hidden2;
-        const auto row_of = [&](int lane) { return p.rows.slot_row[block * kBlock + lane]; };
         const FeatureGather<S> features{s, in, p.rows};
         T *first = w.slot(slot, 0), *second = w.slot(slot, 1), *third = w.slot(slot, 2),
           *fourth = w.slot(slot, 3);
 
         T *z = first, *sum = second;
-        gather(z, in.z, s.latent, row_of);
+        gather(z, in.z, s.latent, [&](int lane) { return row_in_lane(p.rows, block, lane); });
         const T* bias1 = in.bias1 + k * h1;
         features(block, sum, in.tau, h1);
         product<S>(p.weight1 + k * p.weight1_size, h1, s.latent, z,

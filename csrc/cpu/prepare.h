@@ -31,29 +31,19 @@ int64_t feature_of(const PotentialShape& s, const PotentialInputs<T>& in, int64_
     return in.feature_row != nullptr ? in.feature_row[row] : s.features == 1 ? 0 : row;
 }
 
+// The plan of the feature rows leaves out those that no row has: nothing of them may reach a sum.
 template <class T>
 Status plan(Prepared<T>& prepared, const PotentialShape& s, const PotentialInputs<T>& in) {
     if (!plan_rows(prepared.rows, s.rows, s.potentials, in.k, in.k_all)) return Status::k_out_of_range;
-    if (in.k == nullptr) {
-        if (in.feature_row != nullptr)
-            for (int64_t row = 0; row < s.rows; ++row)
-                if (in.feature_row[row] < 0 || in.feature_row[row] >= s.features)
-                    return Status::feature_row_out_of_range;
-        plan_rows(prepared.features, s.features, s.potentials, nullptr, in.k_all);
-        return Status::ok;
-    }
-    for (int64_t m = 0; m < s.features; ++m) prepared.feature_k[m] = -1;
+    for (int64_t m = 0; m < s.features; ++m) prepared.feature_k[m] = kNoPotential;
     for (int64_t row = 0; row < s.rows; ++row) {
-        const int64_t m = feature_of(s, in, row);
+        const int64_t m = feature_of(s, in, row), k = in.k == nullptr ? in.k_all : in.k[row];
         if (m < 0 || m >= s.features) return Status::feature_row_out_of_range;
-        if (prepared.feature_k[m] >= 0 && prepared.feature_k[m] != in.k[row])
+        if (prepared.feature_k[m] != kNoPotential && prepared.feature_k[m] != k)
             return Status::feature_row_of_two_potentials;
-        prepared.feature_k[m] = in.k[row];
+        prepared.feature_k[m] = k;
     }
-    // A feature row that no row has: any potential will do, nothing reads what becomes of it.
-    for (int64_t m = 0; m < s.features; ++m)
-        if (prepared.feature_k[m] < 0) prepared.feature_k[m] = 0;
-    plan_rows(prepared.features, s.features, s.potentials, prepared.feature_k, 0);
+    plan_rows(prepared.features, s.features, s.potentials, prepared.feature_k, 0, true);
     return Status::ok;
 }
 
@@ -152,6 +142,14 @@ FFRL_INLINE void gather(T* block, const T* from, int64_t columns, RowOf row_of) 
     }
 }
 
+// The row whose values a lane computes. A lane behind the last row repeats the block's first one: it counts
+// for nothing, but its cotangents of zero are multiplied by what it holds, and that must be finite where rows
+// are.
+inline int64_t row_in_lane(const RowPlan& rows, int64_t block, int lane) {
+    const int64_t* slots = rows.slot_row + block * kBlock;
+    return slots[lane] < 0 ? slots[0] : slots[lane];
+}
+
 // Time features of a block's rows, or of its products with W2.
 template <class S, class T = typename S::Scalar>
 struct FeatureGather {
@@ -166,10 +164,8 @@ struct FeatureGather {
                     store<S>(to + i * kBlock + lane, typename S::Vec{} + from[i]);
             return;
         }
-        gather(to, from, columns, [&](int lane) {
-            const int64_t row = rows.slot_row[block * kBlock + lane];
-            return row < 0 ? row : feature_of(s, in, row);
-        });
+        gather(to, from, columns,
+               [&](int lane) { return feature_of(s, in, row_in_lane(rows, block, lane)); });
     }
 };
 

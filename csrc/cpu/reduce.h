@@ -190,10 +190,14 @@ Status run_backward(const PotentialShape& s, const PotentialInputs<T>& in, const
             parallel(threads, p.features.tasks,
                      [&](int64_t task, int64_t slot) { reduction.feature_task(task, slot); });
     }
-    if (needs.features && !pass.has_time())
-        for (int64_t i = 0; i < s.features * s.hidden1; ++i) out.v_dtau_dt[i] = 0;
-    if (out.v_d2tau_dt2 != nullptr && !pass.has_second_time())
-        for (int64_t i = 0; i < s.features * s.hidden1; ++i) out.v_d2tau_dt2[i] = 0;
+    // What no row has is in no task, and without a cotangent there are none.
+    const auto clear_features = [&](T* to, bool all) {
+        for (int64_t m = 0; to != nullptr && m < s.features; ++m)
+            if (all || p.feature_k[m] == kNoPotential)
+                for (int64_t i = 0; i < s.hidden1; ++i) to[m * s.hidden1 + i] = 0;
+    };
+    clear_features(out.v_dtau_dt, !pass.has_time());
+    clear_features(out.v_d2tau_dt2, !pass.has_second_time());
     if (!needs.weights) return status;
 
     const int64_t panels = panels_of(s.hidden1);

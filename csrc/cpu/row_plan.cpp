@@ -2,10 +2,13 @@
 
 namespace ffrl::cpu {
 
-bool plan_rows(RowPlan& plan, int64_t rows, int64_t potentials, const int64_t* k, int64_t k_all) {
+bool plan_rows(RowPlan& plan, int64_t rows, int64_t potentials, const int64_t* k, int64_t k_all,
+               bool some_left_out) {
     const auto potential_of = [&](int64_t row) { return k == nullptr ? k_all : k[row]; };
+    const auto left_out = [&](int64_t row) { return some_left_out && potential_of(row) == kNoPotential; };
     for (int64_t i = 0; i < potentials; ++i) plan.fill[i] = 0;
     for (int64_t row = 0; row < rows; ++row) {
+        if (left_out(row)) continue;
         const int64_t one = potential_of(row);
         if (one < 0 || one >= potentials) return false;
         ++plan.fill[one];
@@ -18,7 +21,8 @@ bool plan_rows(RowPlan& plan, int64_t rows, int64_t potentials, const int64_t* k
     }
     plan.blocks = plan.first_block[potentials];
     for (int64_t slot = 0; slot < plan.blocks * kRowsPerBlock; ++slot) plan.slot_row[slot] = -1;
-    for (int64_t row = 0; row < rows; ++row) plan.slot_row[plan.fill[potential_of(row)]++] = row;
+    for (int64_t row = 0; row < rows; ++row)
+        if (!left_out(row)) plan.slot_row[plan.fill[potential_of(row)]++] = row;
 
     // A sum over few rows costs more to clear and to add up than it saves in waiting.
     const int64_t wanted = plan.blocks / 4 < kFewTasks ? kFewTasks : plan.blocks / 4;

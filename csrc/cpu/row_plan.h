@@ -33,8 +33,11 @@ struct RowPlan {
     int64_t tasks;
 };
 
-// Fills the plan; k null means that all rows are of k_all. Returns false where some k is not in 0 ..
-// potentials - 1.
-bool plan_rows(RowPlan& plan, int64_t rows, int64_t potentials, const int64_t* k, int64_t k_all);
+constexpr int64_t kNoPotential = -1;
+
+// Fills the plan; k null means that all rows are of k_all. Rows of kNoPotential are in no block where
+// some_left_out says that there may be such. Returns false where another k is not in 0 .. potentials - 1.
+bool plan_rows(RowPlan& plan, int64_t rows, int64_t potentials, const int64_t* k, int64_t k_all,
+               bool some_left_out = false);
 
 }  // namespace ffrl::cpu

@@ -90,10 +90,22 @@ struct TimePass {
         }
     }
 
-    // post and v_pre of a row, (order + 1, H) each
-    void backward_row(int64_t row, const T* kept, const T* const* v_features, T* post, T* v_pre) const {
+    bool is_used(int64_t row, const T* const* v_features) const {
+        for (int64_t o = 0; o < orders(); ++o)
+            for (int64_t i = 0; v_features[o] != nullptr && i < s.features; ++i)
+                if (v_features[o][row * s.features + i] != 0) return true;
+        return false;
+    }
+
+    // post and v_pre of a row, (order + 1, H) each. A row without a cotangent has no part in any sum: of a
+    // table of all potentials some rows belong to nobody, and what they hold may be no number.
+    void backward_row(int64_t row, const T* kept, const T* const* v_features,
+                      const TimeWorkspace<T>& w) const {
+        w.used[row] = is_used(row, v_features);
+        if (!w.used[row]) return;
         const int64_t k = potential_of(row), h = s.features;
         const T* pre = kept + row * orders() * h;
+        T *post = w.post + row * orders() * h, *v_pre = w.v_pre + row * orders() * h;
         for (int64_t i = 0; i < orders() * h; ++i) v_pre[i] = 0;
         for (int64_t o = 0; o < orders(); ++o)
             if (v_features[o] != nullptr)
@@ -111,10 +123,11 @@ struct TimePass {
         }
     }
 
-    // to (width) = Σ over times and orders of scale(m, o) · row(m, o), in two stages: a sum over many times
-    // in one go would lose digits.
+    // to (width) = Σ over the used times and orders of scale(m, o) · row(m, o), in two stages: a sum over
+    // many times in one go would lose digits.
     template <class Scale, class Row>
-    void sum_over_times(int64_t times, T* to, int64_t width, Scale scale, Row row) const {
+    void sum_over_times(int64_t times, const int64_t* used, T* to, int64_t width, Scale scale,
+                        Row row) const {
         for (int64_t c = 0; c < width; ++c) to[c] = 0;
         for (int64_t begin = 0; begin < times; begin += kTimesTogether) {
             const int64_t end = begin + kTimesTogether < times ? begin + kTimesTogether : times;
@@ -122,7 +135,7 @@ struct TimePass {
                 const int64_t count = width - first < kTimeChunk ? width - first : kTimeChunk;
                 T part[kTimeChunk] = {};
                 for (int64_t m = begin; m < end; ++m)
-                    for (int64_t o = 0; o < orders(); ++o)
+                    for (int64_t o = 0; used[m] && o < orders(); ++o)
                         add_scaled<S>(part, scale(m, o), row(m, o) + first, count);
                 for (int64_t c = 0; c < count; ++c) to[first + c] += part[c];
             }
@@ -130,13 +143,14 @@ struct TimePass {
     }
 
     // Gradients of unit i of potential k: sums over the times of its rows, in their order.
-    void backward_unit(int64_t k, int64_t i, const T* rows, const T* post, const T* v_pre,
-                       const T* const* v_features, const TimeGradients<T>& out) const {
+    void backward_unit(int64_t k, int64_t i, const TimeWorkspace<T>& w, const T* const* v_features,
+                       const TimeGradients<T>& out) const {
         const int64_t h = s.features, e = width(), at = k * h + i, times = s.k < 0 || s.k == k ? s.times : 0;
         const int64_t first_row = s.k < 0 ? k * s.times : 0;
+        const int64_t* used = w.used + first_row;
         const T one = 1;
         const auto v_a = [&](int64_t m, int64_t o) {
-            return v_pre[((first_row + m) * orders() + o) * h + i];
+            return w.v_pre[((first_row + m) * orders() + o) * h + i];
         };
         const auto v_feature = [&](int64_t m, int64_t o) {
             return v_features[o] == nullptr ? T(0) : v_features[o][(first_row + m) * h + i];
@@ -145,27 +159,28 @@ struct TimePass {
             return [v](int64_t m, int64_t o) { return o == 0 ? v(m, 0) : T(0); };
         };
         const auto ones = [&](int64_t, int64_t) { return &one; };
-        sum_over_times(times, out.v_weight1 + at * e, e, v_a,
-                       [&](int64_t m, int64_t o) { return rows + (m * orders() + o) * e; });
-        sum_over_times(times, out.v_weight2 + at * h, h, v_feature,
-                       [&](int64_t m, int64_t o) { return post + ((first_row + m) * orders() + o) * h; });
-        sum_over_times(times, out.v_bias1 + at, 1, of_value(v_a), ones);
-        sum_over_times(times, out.v_bias2 + at, 1, of_value(v_feature), ones);
+        sum_over_times(times, used, out.v_weight1 + at * e, e, v_a,
+                       [&](int64_t m, int64_t o) { return w.rows + (m * orders() + o) * e; });
+        sum_over_times(times, used, out.v_weight2 + at * h, h, v_feature,
+                       [&](int64_t m, int64_t o) { return w.post + ((first_row + m) * orders() + o) * h; });
+        sum_over_times(times, used, out.v_bias1 + at, 1, of_value(v_a), ones);
+        sum_over_times(times, used, out.v_bias2 + at, 1, of_value(v_feature), ones);
     }
 
     // Σ over potentials and orders of (v_pre A) · e^(o + 1)
-    void backward_time(int64_t m, const T* v_pre, T* v_time) const {
+    void backward_time(int64_t m, const TimeWorkspace<T>& w, T* v_time) const {
         const int64_t h = s.features, e = width();
         double sum = 0;  // of terms that cancel: the rates of all orders have both signs
         T v_rows[kTimeChunk];
         for (int64_t p = 0; p < s.wanted(); ++p) {
             const int64_t row = p * s.times + m, k = potential_of(row);
+            if (!w.used[row]) continue;
             for (int64_t o = 0; o < orders(); ++o)
                 for (int64_t first = 0; first < e; first += kTimeChunk) {
                     const int64_t count = e - first < kTimeChunk ? e - first : kTimeChunk;
                     for (int64_t c = 0; c < count; ++c) v_rows[c] = 0;
                     for (int64_t i = 0; i < h; ++i)
-                        add_scaled<S>(v_rows, v_pre[(row * orders() + o) * h + i],
+                        add_scaled<S>(v_rows, w.v_pre[(row * orders() + o) * h + i],
                                       in.weight1 + (k * h + i) * e + first, count);
                     for (int64_t c = 0; c < count; ++c)
                         sum += static_cast<double>(v_rows[c]) *
@@ -190,9 +205,9 @@ void run_time_features_vjp(const TimeShape& s, const TimeInputs<T>& in, const T*
     Arena arena(memory);
     const TimeWorkspace<T> w(arena, s);
     const TimePass<S> pass{s, in};
-    const int64_t stride = pass.orders() * s.features, e = pass.width();
+    const int64_t e = pass.width();
     parallel(threads, s.rows(), [&](int64_t row, int64_t) {
-        pass.backward_row(row, kept, v_features, w.post + row * stride, w.v_pre + row * stride);
+        pass.backward_row(row, kept, v_features, w);
         if (row < s.times)
             for (int64_t o = 0; o < pass.orders(); ++o)
                 for (int64_t c = 0; c < e; ++c)
@@ -201,9 +216,8 @@ void run_time_features_vjp(const TimeShape& s, const TimeInputs<T>& in, const T*
     });
     if (out.v_weight1 != nullptr)
         parallel(threads, s.potentials * s.features, [&](int64_t unit, int64_t) {
-            pass.backward_unit(unit / s.features, unit % s.features, w.rows, w.post, w.v_pre, v_features,
-                               out);
+            pass.backward_unit(unit / s.features, unit % s.features, w, v_features, out);
         });
     if (out.v_time != nullptr)
-        parallel(threads, s.times, [&](int64_t m, int64_t) { pass.backward_time(m, w.v_pre, out.v_time); });
+        parallel(threads, s.times, [&](int64_t m, int64_t) { pass.backward_time(m, w, out.v_time); });
 }

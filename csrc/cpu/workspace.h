@@ -56,7 +56,7 @@ template <class T>
 struct Prepared {
     RowPlan rows;
     RowPlan features;
-    int64_t* feature_k;  // [M]
+    int64_t* feature_k;  // [M], kNoPotential: no row has it
     T* weight1;          // [K] W1 (H1, D) packed
     T* weight1_t;        // [K] W1ᵀ (D, H1) packed
     T* weight1_panels;   // [K] W1ᵀ (D, H1) in panels of 32 columns
@@ -295,11 +295,13 @@ struct BackwardWorkspace {
 template <class T>
 struct TimeWorkspace {
     T *rows, *post, *v_pre;  // (M, order + 1, E), (P * M, order + 1, H) twice
+    int64_t* used;           // (P * M,) whether a cotangent of the row is not zero; of others nothing is read
 
     TimeWorkspace(Arena& arena, const TimeShape& s) {
         rows = arena.take<T>(s.times * (s.order + 1) * 2 * s.frequencies);
         post = arena.take<T>(s.rows() * (s.order + 1) * s.features);
         v_pre = arena.take<T>(s.rows() * (s.order + 1) * s.features);
+        used = arena.take<int64_t>(s.rows());
     }
 };
 

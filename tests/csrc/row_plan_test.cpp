@@ -162,6 +162,46 @@ void bound() {
         }
 }
 
+// Rows of no potential: the plan is that of the others.
+void left_out() {
+    section("left_out");
+    Random random(3);
+    for (const int64_t count : kCounts)
+        for (const int64_t potentials : {1, 3, 17}) {
+            report().context = "N = " + std::to_string(count) + ", K = " + std::to_string(potentials);
+            Rows all = random_rows(random, count, potentials), others{potentials, {}, true, 0};
+            std::vector<int64_t> row_of;
+            for (int64_t row = 0; row < count; ++row) {
+                int64_t& k = all.k[static_cast<size_t>(row)];
+                if (random.below(3) == 0) {
+                    k = kNoPotential;
+                } else {
+                    others.k.push_back(k);
+                    row_of.push_back(row);
+                }
+            }
+            PlanMemory got(all.most_blocks(), potentials), want(others.most_blocks(), potentials);
+            expect(plan_rows(got.plan, count, potentials, all.k.data(), 0, true), "rows may be left out");
+            expect(others.plan(want), "the others are in range");
+            got.expect_intact();
+            if (!expect(got.plan.blocks == want.plan.blocks && got.plan.tasks == want.plan.tasks,
+                        "blocks and tasks are those of the others"))
+                continue;
+            for (int64_t i = 0; i <= want.plan.tasks; ++i)
+                expect(got.plan.task_block[i] == want.plan.task_block[i], "tasks are those of the others");
+            for (int64_t i = 0; i < want.plan.blocks; ++i)
+                expect(got.plan.block_k[i] == want.plan.block_k[i], "blocks are those of the others");
+            for (int64_t i = 0; i < want.plan.blocks * kRowsPerBlock; ++i) {
+                const int64_t row = want.plan.slot_row[i];
+                expect(got.plan.slot_row[i] == (row < 0 ? row : row_of[static_cast<size_t>(row)]),
+                       "slots are those of the others");
+            }
+            if (count == 0) continue;
+            all.k[static_cast<size_t>(count - 1)] = kNoPotential - 1;
+            expect(!plan_rows(got.plan, count, potentials, all.k.data(), 0, true), "k is out of range");
+        }
+}
+
 void out_of_range() {
     section("out_of_range");
     Random random(2);
@@ -190,6 +230,7 @@ int main() {
     mixed_rows();
     one_potential();
     bound();
+    left_out();
     out_of_range();
     return finish();
 }

@@ -23,7 +23,13 @@ TWIN_OF_ITS_CALLER = {"output_phi": "output_row_vjp", "output_psi": "output_row_
 
 # Program -> section -> fewest checks.
 SMALL = {
-    "row_plan_test": {"mixed": 600_000, "one_potential": 200_000, "bound": 20_000, "out_of_range": 400},
+    "row_plan_test": {
+        "mixed": 600_000,
+        "one_potential": 200_000,
+        "bound": 20_000,
+        "left_out": 14_000,
+        "out_of_range": 400,
+    },
     "guarded_test": {"guards": 720, "poison": 6, "counters": 6},
 }
 SECTIONS = {"sizes": 450_000, "combinations": 180_000, "threads": 1_500, "alignments": 3_500}

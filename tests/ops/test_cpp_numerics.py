@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from ffrl.ops.fused import potential_derivatives_fused
+from ffrl.records import PotentialWeights, TimeFeatures
 from tests.cases import OUTPUTS, Case, Inputs, build, cotangents_of, outputs_of
 from tests.cpp_cases import CAPABILITIES, FORMS, Setting, needs_cpp, values_of, values_with
 from tests.tolerances import ROUNDING, assert_matches
@@ -119,6 +121,71 @@ def test_a_cotangent_that_is_not_finite_reaches_no_other_row(setting: Setting, p
     assert_only_that_row_differs(poisoned, clean, inputs.k)
     assert all(torch.equal(poisoned[name], clean[name]) for name in OUTPUTS)
     assert not poisoned["v_z"][POISONED_ROW].isfinite().any()
+
+
+@pytest.mark.parametrize("time", ["float", "scalar", "repeated", "rows"])
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_parameters_of_a_potential_without_rows_may_be_anything(setting: Setting, poison: float, time: str):
+    """Nothing of theirs reaches a result, and their own gradients are zero, as with ``analytic``."""
+    tracked = "parameters" if time == "repeated" else "all"
+    inputs = build(Case(60, 3, 8, 5, 4, "mixed", time=time, tracked=tracked))
+    inputs.k = torch.arange(60) % 3
+    clean = present(values_with(setting, inputs))
+    for name, parameter in inputs.pot.named_parameters():
+        before = parameter.detach().clone()
+        with torch.no_grad():
+            parameter[3] = poison
+        for other, value in present(values_with(setting, inputs)).items():
+            assert torch.equal(value, clean[other]), f"{name} reaches {other}"
+            if other[2:] in dict(inputs.pot.named_parameters()):
+                assert value[:3].norm() > 1e-3 and torch.equal(value[3], torch.zeros_like(value[3])), other
+        with torch.no_grad():
+            parameter.copy_(before)
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_feature_rows_that_no_row_has_may_be_anything(setting: Setting, poison: float, mixed: bool):
+    rows, latent, hidden1, hidden2, used = 40, 5, 33, 17, [1, 3, 4]
+    feature_row = torch.tensor([4, 1, 1, 3]).repeat(rows // 4)
+    k = torch.tensor([2, 0, 0, 0]).repeat(rows // 4) if mixed else 2
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64).requires_grad_()
+
+    z, features = normal(rows, latent), TimeFeatures(*(normal(6, hidden1) for _ in range(3)))
+    shapes = ((hidden1, latent), (hidden1,), (hidden2, hidden1), (hidden2,), (hidden2,), ())
+    weights = PotentialWeights(*(normal(3, *shape) for shape in shapes))
+    sources = [z, *features, *weights]
+
+    def values() -> list[Tensor]:
+        with setting.active():
+            out = potential_derivatives_fused(z, features, weights, k=k, feature_row=feature_row, tanh_output=True)
+            outputs = [value for value in out if value is not None]
+            return outputs + list(torch.autograd.grad(outputs, sources, list(map(torch.ones_like, outputs))))  # type: ignore[arg-type]
+
+    clean = values()
+    assert all(gradient[used].norm() > 1e-3 for gradient in clean[6:9])
+    with torch.no_grad():
+        for value in features:
+            assert value is not None
+            value[[0, 2, 5]] = poison
+    for value, expected in zip(values(), clean, strict=True):
+        assert torch.equal(value, expected)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "identity"])
+@pytest.mark.parametrize("rows", [5, 32, 33])
+def test_what_pads_a_block_overflows_only_where_a_row_of_it_does(setting: Setting, rows: int, activation: str):
+    """Rows of z saturate the first layer at these weights; z = 0 would not, and its products would overflow."""
+    inputs = build(Case(rows, 40, 48, 48, activation=activation, time="scalar"), torch.float32)
+    with torch.no_grad():
+        for name, parameter in inputs.pot.named_parameters():
+            parameter.mul_(1e7 if name.startswith("weight") else 0)
+    expected = present(values_of(inputs, "analytic"))
+    assert all(value.isfinite().all() for value in expected.values())
+    for name, value in present(values_with(setting, inputs)).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=0, msg=name)
 
 
 @pytest.mark.parametrize(("dtype", "tiny"), [(torch.float32, 1e-41), (torch.float64, 1e-312)])

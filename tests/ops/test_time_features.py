@@ -10,13 +10,11 @@ from torch import Tensor
 
 from ffrl.errors import DerivativeOrderError
 from ffrl.models import PotentialMLP
-from ffrl.ops import available_backends
-from ffrl.ops.extension import CPU_CAPABILITIES, set_cpu_capability
 from ffrl.ops.time_features import time_features_fused
+from tests.cpp_cases import CAPABILITIES, Setting, needs_cpp
 from tests.tolerances import FLOAT32_COTANGENT_RATIO, FLOAT32_FLOOR, ROUNDING, assert_matches, relative_error
 
-REASON = available_backends()["cpp"]
-pytestmark = pytest.mark.skipif(REASON is not None, reason=f"backend cpp: {REASON}")
+pytestmark = needs_cpp
 
 NAMES = ("tau", "dtau_dt", "d2tau_dt2")
 # K, M (0: a 0-d time), k, order, H1, E: chunks of 64 are crossed, widths are no multiple of a vector
@@ -32,14 +30,10 @@ SHAPES = (
 )
 
 
-@pytest.fixture(params=[name for name in CPU_CAPABILITIES if name != "auto"])
+@pytest.fixture(params=CAPABILITIES)
 def capability(request: pytest.FixtureRequest) -> Iterator[str]:
-    try:
-        set_cpu_capability(request.param)
-    except ValueError:
-        pytest.skip(f"this processor has no {request.param}")
-    yield request.param
-    set_cpu_capability("auto")
+    with Setting(request.param, None, 1).active():
+        yield request.param
 
 
 def problem(shape: tuple, dtype: torch.dtype, seed: int = 0) -> tuple[PotentialMLP, Tensor, list[Tensor]]:
@@ -128,6 +122,31 @@ def test_gradients_of_other_potentials_are_zero():
     for name in ("v_weight1", "v_bias1", "v_weight2", "v_bias2"):
         assert found[name][1].norm() > 1e-3
         assert found[name][[0, 2]].abs().max() == 0
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+@pytest.mark.parametrize("order", [1, 2])
+def test_what_has_no_cotangent_reaches_no_gradient(capability: str, order: int, poison: float):
+    """Of all potentials, one whose rows nobody uses, and a time that only it has; their own gradients are zero."""
+    pot, time, cotangents = problem((3, 5, None, order, 9, 8), torch.float64)
+    for cotangent in cotangents:  # rows k·M + m
+        cotangent.view(3, 5, 9)[1] = 0
+        cotangent.view(3, 5, 9)[:, 3] = 0
+    names = ("time", *pot.time_weights()._fields)
+
+    def gradients() -> dict[str, Tensor]:
+        features = time_features_fused(time, pot.frequencies, pot.time_weights(), None, order=order)
+        found = torch.autograd.grad([v for v in features if v is not None], [time, *pot.time_weights()], cotangents)
+        return dict(zip(names, found, strict=True))
+
+    clean = gradients()
+    assert clean["time"][3] == 0 and all(not clean[name][1].any() for name in names[1:])
+    with torch.no_grad():
+        time[3] = poison
+        for weight in pot.time_weights():
+            weight[1] = poison
+    for name, value in gradients().items():
+        assert value.norm() > 1e-3 and torch.equal(value, clean[name]), name
 
 
 def test_bits_do_not_depend_on_the_threads():
