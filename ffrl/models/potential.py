@@ -113,7 +113,7 @@ class PotentialMLP(nn.Module):
 
         All are ordinary differentiable torch expressions. Times that repeat should be passed once and gathered.
         """
-        angle = time.reshape(-1, 1) * self.frequencies  # (M, E/2)
+        angle = time.reshape(time.numel(), 1) * self.frequencies  # (M, E/2); a -1 is ambiguous in a vmap of no problem
         sine, cosine = angle.sin(), angle.cos()
         embedding = torch.cat([sine, cosine], dim=1)  # (M, E)
         velocity = torch.cat([cosine, -sine], dim=1) * self.frequencies.repeat(2)
@@ -149,7 +149,7 @@ class PotentialMLP(nn.Module):
 
     def _potential(self, z: Tensor, time: Tensor, k: int) -> Tensor:
         weight1, bias1, weight2, bias2, weight3, bias3 = self.weights(k)
-        angle = time.reshape(-1, 1) * self.frequencies
+        angle = time.reshape(time.numel(), 1) * self.frequencies
         embedding = torch.cat([angle.sin(), angle.cos()], dim=1)
         tau = F.gelu(embedding @ self.time_weight1[k].T + self.time_bias1[k]) @ self.time_weight2[k].T
         h1 = torch.tanh(z @ weight1.T + bias1)

@@ -55,17 +55,18 @@ def fold_batch(
     ``own_rows``, ``own_weights``: give each problem its own feature rows, its own potentials, even where the arguments
     are shared, so that its gradients are its own.
     """
-    own_weights = own_weights or any(dim is not None for dim in in_dims[WEIGHTS])
-    # A feature row belongs to one potential: problems with their own potentials have their own feature rows.
-    own_rows = own_rows or own_weights or any(dim is not None for dim in in_dims[FEATURES])
     dims: Any = Operands(*in_dims)
-    num_rows, features = length(operands.z, dims.z), length(operands.tau, dims.tau)
+    own_weights = own_weights or any(dim is not None for dim in in_dims[WEIGHTS])
+    # A feature row belongs to one potential: problems with potentials, or a choice of them, of their own have their
+    # own feature rows.
+    own_rows = own_rows or own_weights or any(dim is not None for dim in (dims.k, *in_dims[FEATURES]))
+    num_rows, features, potentials = lengths(operands, in_dims)
     row = torch.arange(batch * num_rows, device=operands.z.device)
     problem = row // max(num_rows, 1)
 
     k, feature_row = fold(operands.k, dims.k, batch), fold(operands.feature_row, dims.feature_row, batch)
     if own_weights:
-        k = problem * length(operands.bias3, dims.bias3) + (operands.k_all if k is None else k)
+        k = problem * potentials + (operands.k_all if k is None else k)
     if own_rows and feature_row is not None:
         feature_row = problem * features + feature_row
     elif own_rows and features == 1:
@@ -81,6 +82,15 @@ def fold_batch(
     return Operands(*tensors, k, operands.k_all, feature_row, operands.tanh_output, operands.form)  # type: ignore[arg-type]
 
 
-def split_batch(values: tuple[Tensor, ...], batch: int) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    """Outputs (batch·N, ...) as (batch, N, ...), with their out_dims."""
-    return tuple(value.unflatten(0, (batch, value.shape[0] // batch)) for value in values), (0,) * len(values)
+def lengths(operands: Operands, in_dims: tuple[int | None, ...]) -> tuple[int, int, int]:
+    """N, M and K of each problem."""
+    dims: Any = Operands(*in_dims)
+    return length(operands.z, dims.z), length(operands.tau, dims.tau), length(operands.bias3, dims.bias3)
+
+
+def split_batch(
+    values: tuple[Tensor, ...], lengths: tuple[int, ...], batch: int
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """Outputs (batch·N, ...) as (batch, N, ...), with their out_dims; ``lengths``: N of each, 0 if not asked for."""
+    split = (value.unflatten(0, (batch, rows)) for value, rows in zip(values, lengths, strict=True))
+    return tuple(split), (0,) * len(values)

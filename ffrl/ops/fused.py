@@ -7,6 +7,7 @@ backward is itself one, so that torch.func.vmap knows both, and a second derivat
 
 from __future__ import annotations
 
+from operator import mul
 from typing import Any
 
 import torch
@@ -15,10 +16,17 @@ from torch import Tensor
 from ffrl.errors import DerivativeOrderError
 from ffrl.ops.analytic import FORWARD_MODE_MESSAGE, SECOND_DERIVATIVE_MESSAGE
 from ffrl.ops.backends import CPP_REASON
-from ffrl.ops.batching import FEATURES, NUM_DIFFERENTIABLE, WEIGHTS, Operands, fold, fold_batch, split_batch
+from ffrl.ops.batching import FEATURES, NUM_DIFFERENTIABLE, WEIGHTS, Operands, fold, fold_batch, lengths, split_batch
 from ffrl.ops.functions import apply_function
 from ffrl.ops.laplacian_forms import LaplacianForm
-from ffrl.ops.registration import FORMS, KEPT_JACOBIAN_DIMS, backward_shapes, below_autograd, forward_shapes, register_operator
+from ffrl.ops.registration import (
+    FORMS,
+    KEPT_JACOBIAN_DIMS,
+    backward_shapes,
+    below_autograd,
+    forward_shapes,
+    register_operator,
+)
 from ffrl.records import PotentialDerivatives, PotentialWeights, TimeFeatures
 
 NUM_OPERANDS = len(Operands._fields)
@@ -61,10 +69,13 @@ class _Potential(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
-        operands = fold_batch(Operands(*arguments[:NUM_OPERANDS]), in_dims[:NUM_OPERANDS], info.batch_size)
+        given, dims = Operands(*arguments[:NUM_OPERANDS]), in_dims[:NUM_OPERANDS]
+        operands = fold_batch(given, dims, info.batch_size)
         # Blocks of rows have no batch dimension, so nothing is kept; the backward computes it again.
         *outputs, kept = _Potential.apply(*operands, False)
-        split, out_dims = split_batch(tuple(outputs), info.batch_size)
+        rows = lengths(given, dims)[0]
+        asked = (rows, rows, rows, rows if given.d2tau_dt2 is not None else 0, rows if given.form else 0)
+        split, out_dims = split_batch(tuple(outputs), asked, info.batch_size)
         return (*split, kept), (*out_dims, None)
 
     @staticmethod
@@ -96,13 +107,14 @@ class _PotentialVjp(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], kept: Tensor, *arguments: Any) -> Any:
-        batch, dims, needs = info.batch_size, in_dims[1:], arguments[-3:]
-        operands = fold_batch(
-            Operands(*arguments[:NUM_OPERANDS]), dims[:NUM_OPERANDS], batch, own_rows=needs[1], own_weights=needs[2]
-        )
+        batch, needs = info.batch_size, arguments[-3:]
+        given, dims = Operands(*arguments[:NUM_OPERANDS]), in_dims[1:]
+        operands = fold_batch(given, dims[:NUM_OPERANDS], batch, own_rows=needs[1], own_weights=needs[2])
         cotangents = map(fold, arguments[NUM_OPERANDS:-3], dims[NUM_OPERANDS:-3], [batch] * NUM_OUTPUTS)
         gradients = _PotentialVjp.apply(kept.new_empty(0), *operands, *cotangents, *needs)
-        return split_batch(gradients, batch)
+        rows, features, potentials = map(mul, lengths(given, dims[:NUM_OPERANDS]), needs)
+        second = features if given.d2tau_dt2 is not None else 0
+        return split_batch(gradients, (rows, features, features, second, *[potentials] * 6), batch)
 
 
 if CPP_REASON is None:
