@@ -1,5 +1,5 @@
 // The operators of the library. Their fakes are in ffrl/ops/registration.py, their derivatives in
-// ffrl/ops/fused.py.
+// ffrl/ops/fused.py and ffrl/ops/time_features.py.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(ffrl, m) {

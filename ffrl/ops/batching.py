@@ -1,6 +1,7 @@
 """torch.func.vmap of the fused operators: a batch of problems is one problem with more rows and more potentials.
 
 Row n of problem b becomes row b·N + n, and its potential k becomes b·K + k where each problem has weights of its own.
+The operators of the time feature, which have few rows, are called for one problem after the other.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from ffrl.ops.functions import apply_function
 
 
 class Operands(NamedTuple):
@@ -94,3 +97,20 @@ def split_batch(
     """Outputs (batch·N, ...) as (batch, N, ...), with their out_dims; ``lengths``: N of each, 0 if not asked for."""
     split = (value.unflatten(0, (batch, rows)) for value, rows in zip(values, lengths, strict=True))
     return tuple(split), (0,) * len(values)
+
+
+def loop_batch(
+    function: type[torch.autograd.Function], batch: int, in_dims: tuple[int | None, ...], arguments: tuple[Any, ...]
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """The function of each problem, its results stacked, with their out_dims."""
+
+    def one(i: int) -> list[Any]:
+        # Without any problem there is no i-th: a sum over none of them is zeros of its shape.
+        return [
+            value if dim is None else value.select(dim, i) if batch else value.sum(dim)
+            for value, dim in zip(arguments, in_dims, strict=True)
+        ]
+
+    values = zip(*(apply_function(function, *one(i)) for i in range(max(batch, 1))), strict=True)
+    stacked = tuple(torch.stack(value)[:batch] for value in values)
+    return stacked, (0,) * len(stacked)

@@ -19,4 +19,3 @@ def apply_function(function: type[torch.autograd.Function], *arguments: Any) -> 
     if torch.is_grad_enabled() or forward_ad._current_level >= 0:  # a dual number must reach the jvp, which raises
         return super(torch.autograd.Function, function).apply(*arguments)  # pyright: ignore
     return function.forward(*arguments)
-

@@ -101,6 +101,42 @@ def backward_shapes(
     )
 
 
+def time_features_shapes(
+    time: Tensor,
+    frequencies: Tensor,
+    weight1: Tensor,
+    bias1: Tensor,
+    weight2: Tensor,
+    bias2: Tensor,
+    k: int,
+    order: int,
+) -> tuple[Tensor, ...]:
+    potentials, hidden = bias2.shape
+    rows = time.numel() * (potentials if k < 0 else 1)
+    shapes = (rows, hidden), (rows, hidden), (rows, hidden) if order > 1 else (0,), (rows, order + 1, hidden)
+    return tuple(time.new_empty(shape) for shape in shapes)
+
+
+def time_features_backward_shapes(
+    kept: Tensor,
+    time: Tensor,
+    frequencies: Tensor,
+    weight1: Tensor,
+    bias1: Tensor,
+    weight2: Tensor,
+    bias2: Tensor,
+    k: int,
+    order: int,
+    v_tau: Tensor | None,
+    v_dtau_dt: Tensor | None,
+    v_d2tau_dt2: Tensor | None,
+    needs_time: bool,
+    needs_weights: bool,
+) -> tuple[Tensor, ...]:
+    weights = (value.new_empty(value.shape if needs_weights else 0) for value in (weight1, bias1, weight2, bias2))
+    return time.new_empty(time.shape if needs_time else 0), *weights
+
+
 def below_autograd() -> contextlib.AbstractContextManager[Any]:
     """Where a call of an operator reaches its kernel, and not the derivative registered for it."""
     return torch._C._AutoDispatchBelowAutograd()

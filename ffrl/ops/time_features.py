@@ -13,7 +13,15 @@ from torch import Tensor
 
 from ffrl.errors import DerivativeOrderError
 from ffrl.ops.analytic import FORWARD_MODE_MESSAGE, SECOND_DERIVATIVE_MESSAGE
+from ffrl.ops.backends import CPP_REASON
+from ffrl.ops.batching import loop_batch
 from ffrl.ops.functions import apply_function
+from ffrl.ops.registration import (
+    below_autograd,
+    register_operator,
+    time_features_backward_shapes,
+    time_features_shapes,
+)
 from ffrl.records import TimeFeatures, TimeWeights
 
 
@@ -22,7 +30,8 @@ class _TimeFeatures(torch.autograd.Function):
 
     @staticmethod
     def forward(*arguments: Any) -> tuple[Tensor, ...]:
-        return torch.ops.ffrl.time_features(*arguments)
+        with below_autograd():
+            return torch.ops.ffrl.time_features(*arguments)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -41,6 +50,10 @@ class _TimeFeatures(torch.autograd.Function):
         return v_time if needs_time else None, None, *weights, None, None
 
     @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
+        return loop_batch(_TimeFeatures, info.batch_size, in_dims, arguments)
+
+    @staticmethod
     def jvp(ctx: Any, *_: Any) -> Any:
         raise DerivativeOrderError(FORWARD_MODE_MESSAGE)
 
@@ -50,7 +63,8 @@ class _TimeFeaturesVjp(torch.autograd.Function):
 
     @staticmethod
     def forward(*arguments: Any) -> tuple[Tensor, ...]:
-        return torch.ops.ffrl.time_features_backward(*arguments)
+        with below_autograd():
+            return torch.ops.ffrl.time_features_backward(*arguments)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -59,6 +73,19 @@ class _TimeFeaturesVjp(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *_: Tensor | None) -> Any:
         raise DerivativeOrderError(SECOND_DERIVATIVE_MESSAGE)
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> Any:
+        raise DerivativeOrderError(FORWARD_MODE_MESSAGE)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
+        return loop_batch(_TimeFeaturesVjp, info.batch_size, in_dims, arguments)
+
+
+if CPP_REASON is None:
+    register_operator("time_features", time_features_shapes, _TimeFeatures)
+    register_operator("time_features_backward", time_features_backward_shapes, _TimeFeaturesVjp)
 
 
 def time_features_fused(

@@ -114,8 +114,59 @@ BACKWARD_CALLS = (
 )
 
 
-def name_of(call: Call) -> str:
-    changed = (f"{name}={value}" for name, value in vars(call).items() if value != getattr(BASE, name))
+@dataclass(frozen=True)
+class TimeCall:
+    """Arguments of the time feature's operators. ``times`` 0: a 0-d time; ``k`` -1: all potentials."""
+
+    times: int = 5
+    hidden: int = 6
+    width: int = 8
+    potentials: int = 3
+    k: int = 1
+    order: int = 2
+    dtype: torch.dtype = torch.float64
+    tracked: bool = True
+    cotangents: tuple[bool, bool, bool] = (True, True, True)
+    needs: tuple[bool, bool] = (True, True)
+
+    def forward(self) -> tuple[Any, ...]:
+        def draw(*shape: int) -> Tensor:
+            return torch.randn(shape, dtype=self.dtype)
+
+        potentials, hidden = self.potentials, self.hidden
+        weights = (draw(potentials, hidden, self.width), draw(potentials, hidden), draw(potentials, hidden, hidden))
+        time, frequencies = draw(*([self.times] if self.times else [])), draw(self.width // 2)
+        tracked = (value.requires_grad_(self.tracked) for value in (*weights, draw(potentials, hidden)))
+        return (time.requires_grad_(self.tracked), frequencies, *tracked, self.k, self.order)
+
+    def backward(self) -> tuple[Any, ...]:
+        arguments = replace(self, tracked=False).forward()
+        *features, kept = torch.ops.ffrl.time_features(*arguments)
+        given = zip(features, self.cotangents, strict=True)
+        cotangents = (torch.randn_like(value) if wanted and value.numel() else None for value, wanted in given)
+        return (kept, *arguments, *cotangents, *self.needs)
+
+
+TIME = TimeCall()
+TIME_CALLS = (
+    TIME,
+    replace(TIME, k=-1),
+    replace(TIME, k=-1, order=1, times=0),
+    replace(TIME, times=0, potentials=1, k=0),
+    replace(TIME, times=1, order=1, hidden=1, width=4),
+    replace(TIME, times=33, k=-1, dtype=torch.float32, order=1),
+    replace(TIME, tracked=False),
+)
+TIME_BACKWARD_CALLS = (
+    *TIME_CALLS,
+    *(replace(TIME, k=-1, needs=needs) for needs in ((True, False), (False, True), (False, False))),
+    *(replace(TIME, cotangents=(i == 0, i == 1, i == 2)) for i in range(4)),
+)
+
+
+def name_of(call: Call | TimeCall) -> str:
+    plain = type(call)()
+    changed = (f"{name}={value}" for name, value in vars(call).items() if value != getattr(plain, name))
     return ",".join(changed) or "plain"
 
 
@@ -130,6 +181,18 @@ def test_opcheck_of_the_forward(call: Call):
 def test_opcheck_of_the_backward(call: Call):
     arguments = replace(call, tracked=False).backward()  # the gradients have no derivative
     result = opcheck(torch.ops.ffrl.potential_backward.default, arguments)
+    assert set(result.values()) == {"SUCCESS"} and len(result) == 4
+
+
+@pytest.mark.parametrize("call", TIME_CALLS, ids=name_of)
+def test_opcheck_of_the_time_features(call: TimeCall):
+    result = opcheck(torch.ops.ffrl.time_features.default, call.forward())
+    assert set(result.values()) == {"SUCCESS"} and len(result) == 4
+
+
+@pytest.mark.parametrize("call", TIME_BACKWARD_CALLS, ids=name_of)
+def test_opcheck_of_the_backward_of_the_time_features(call: TimeCall):
+    result = opcheck(torch.ops.ffrl.time_features_backward.default, call.backward())
     assert set(result.values()) == {"SUCCESS"} and len(result) == 4
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from ffrl.errors import DerivativeOrderError
 from ffrl.models import PotentialMLP
@@ -161,6 +163,74 @@ def test_bits_do_not_depend_on_the_threads():
     assert all(torch.equal(found[0][name], other[name]) for other in found[1:] for name in found[0])
 
 
+def features_of(time: Tensor, *weights: Tensor, pot: PotentialMLP, k: int) -> tuple[Tensor, ...]:
+    """By the operator itself."""
+    return torch.ops.ffrl.time_features(time, pot.frequencies, *weights, k, 2)[:3]
+
+
+@pytest.mark.parametrize("k", [1, -1])
+def test_gradients_by_torch_func_are_those_of_autograd(k: int):
+    """Without a rule of its own torch.func would take what the operator gives for constants: gradients of zero."""
+    pot, time, cotangents = problem((3, 4, None if k < 0 else k, 2, 9, 8), torch.float64)
+    sources = (time, *pot.time_weights())
+    features = features_of(*sources, pot=pot, k=k)
+    expected = torch.autograd.grad(features, sources, cotangents)
+
+    def total(*sources: Tensor) -> Tensor:
+        found = zip(features_of(*sources, pot=pot, k=k), cotangents, strict=True)
+        return torch.stack([(value * cotangent).sum() for value, cotangent in found]).sum()
+
+    actual = torch.func.grad(total, argnums=(0, 1, 2, 3, 4))(*(source.detach() for source in sources))
+    names = ("time", *pot.time_weights()._fields)
+    assert_matches(dict(zip(names, actual, strict=True)), dict(zip(names, expected, strict=True)), ROUNDING)
+
+
+@pytest.mark.parametrize("k", [1, -1])
+@pytest.mark.parametrize("batch", [3, 0])
+@pytest.mark.parametrize("batched", ["time", "weights", "both"])
+def test_vmap_equals_a_loop(batched: str, batch: int, k: int):
+    pot, time, _ = problem((3, 4, None if k < 0 else k, 2, 9, 8), torch.float64)
+    each = torch.linspace(0.5, 1.5, batch, dtype=torch.float64)
+    times = time.detach() * each[:, None] if batched != "weights" else time.detach()
+    in_dims: list[int | None] = [None if batched == "weights" else 0, *[None if batched == "time" else -1] * 4]
+    weights = [w.detach() if batched == "time" else w.detach()[..., None] * each for w in pot.time_weights()]
+
+    def one(*sources: Tensor) -> tuple[Tensor, ...]:
+        """The features, and the gradients of their sum."""
+        features = features_of(*sources, pot=pot, k=k)
+        loss = lambda *s: torch.stack([v.sin().sum() for v in features_of(*s, pot=pot, k=k)]).sum()  # noqa: E731
+        return *features, *torch.func.grad(loss, argnums=(0, 1, 2, 3, 4))(*sources)
+
+    sources = (times, *weights)
+    actual = torch.func.vmap(one, in_dims=tuple(in_dims))(*sources)
+    any_problem = (v if dim is None else v.sum(dim) for v, dim in zip(sources, in_dims, strict=True))
+    assert [value.shape for value in actual] == [(batch, *value.shape) for value in one(*any_problem)]
+    for i in range(batch):
+        problem_i = (v if dim is None else v.select(dim, i) for v, dim in zip(sources, in_dims, strict=True))
+        for value, expected in zip(actual, one(*problem_i), strict=True):
+            assert expected.norm() > 1e-3 and torch.equal(value[i], expected)
+
+
+def test_the_operator_is_traced():
+    """With fake tensors, and by make_fx."""
+    pot, time, _ = problem((3, 4, None, 2, 9, 8), torch.float64)
+    sources = tuple(source.detach() for source in (time, *pot.time_weights()))
+
+    def gradients(*sources: Tensor) -> tuple[Tensor, ...]:
+        loss = lambda *s: torch.stack([v.sin().sum() for v in features_of(*s, pot=pot, k=-1)]).sum()  # noqa: E731
+        return torch.func.grad(loss, argnums=(0, 1, 2, 3, 4))(*sources)
+
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert [tuple(v.shape) for v in features_of(*map(mode.from_tensor, sources), pot=pot, k=-1)] == [(12, 9)] * 3
+    traced = make_fx(gradients)(*sources)
+    assert {"time_features", "time_features_backward"} <= {
+        str(node.target).split(".")[1] for node in traced.graph.nodes if str(node.target).startswith("ffrl.")
+    }
+    others = tuple(2 * source for source in sources)
+    for value, expected in zip(traced(*others), gradients(*others), strict=True):
+        assert torch.equal(value, expected)
+
+
 def test_other_derivatives_are_refused():
     pot, time, _ = problem((2, 3, 0, 1, 9, 8), torch.float64)
 
@@ -172,3 +242,16 @@ def test_other_derivatives_are_refused():
         v_time.sum().backward()
     with pytest.raises(DerivativeOrderError, match="forward-mode"), torch.autograd.forward_ad.dual_level():
         tau(torch.autograd.forward_ad.make_dual(time.detach(), torch.ones(3, dtype=torch.float64)))
+
+
+def test_the_operator_itself_refuses_other_derivatives_too():
+    pot, time, _ = problem((2, 3, 0, 1, 9, 8), torch.float64)
+    weights = [weight.detach() for weight in pot.time_weights()]
+
+    def total(value: Tensor) -> Tensor:
+        return features_of(value, *weights, pot=pot, k=0)[0].sum()
+
+    with pytest.raises(DerivativeOrderError, match="first-order gradients only"):
+        torch.func.grad(lambda value: torch.func.grad(total)(value).sum())(time.detach())
+    with pytest.raises(DerivativeOrderError, match="forward-mode"):
+        torch.func.jvp(total, (time.detach(),), (torch.ones(3, dtype=torch.float64),))
