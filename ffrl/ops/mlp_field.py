@@ -76,7 +76,8 @@ def fused_time_features(pot: MLPField, time: Tensor, k: int | None, *, order: in
 def feature_table(pot: MLPField, time: Tensor, k: int | Tensor, *, order: int) -> tuple[TimeFeatures, Tensor | None]:
     """Time features as a table (M, H1) and the row of it that each row has, (N,) or None.
 
-    None means that row n has feature row n, or that M is 1. No two potentials share a feature row.
+    None means that row n has feature row n, or that M is 1. No two potentials share a feature row. A table of all
+    potentials at all times takes one call of the operator, and is made where it has no more rows than the batch.
     """
     distinct = distinct_times(time) if time.dim() else None
     if isinstance(k, int):
@@ -85,6 +86,11 @@ def feature_table(pot: MLPField, time: Tensor, k: int | Tensor, *, order: int) -
         return fused_time_features(pot, distinct[0], k, order=order), distinct[1]
     if time.dim() and distinct is None and not is_traced():
         return feature_rows_by_potential(pot, time, k, order=order)
+    if distinct is not None and pot.num_potentials * distinct[0].numel() > k.numel():
+        count = distinct[0].numel()
+        pairs, row = torch.unique(k * count + distinct[1], return_inverse=True)
+        table, row_of_pair = feature_rows_by_potential(pot, distinct[0][pairs % count], pairs // count, order=order)
+        return table, row_of_pair[row]
     times, row = (time, 0) if distinct is None else distinct
     if distinct is None and time.dim():
         row = torch.arange(time.shape[0], device=time.device)
