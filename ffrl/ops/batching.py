@@ -85,17 +85,17 @@ def fold_batch(
     return Operands(*tensors, k, operands.k_all, feature_row, operands.tanh_output, operands.form)  # type: ignore[arg-type]
 
 
-def lengths(operands: Operands, in_dims: tuple[int | None, ...]) -> tuple[int, int, int]:
+def lengths(operands: Operands, in_dims: tuple[Any, ...]) -> tuple[int, int, int]:
     """N, M and K of each problem."""
     dims: Any = Operands(*in_dims)
     return length(operands.z, dims.z), length(operands.tau, dims.tau), length(operands.bias3, dims.bias3)
 
 
 def split_batch(
-    values: tuple[Tensor, ...], lengths: tuple[int, ...], batch: int
+    values: tuple[Tensor, ...], rows: tuple[int, ...], batch: int
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    """Outputs (batch·N, ...) as (batch, N, ...), with their out_dims; ``lengths``: N of each, 0 if not asked for."""
-    split = (value.unflatten(0, (batch, rows)) for value, rows in zip(values, lengths, strict=True))
+    """Outputs (batch·N, ...) as (batch, N, ...), with their out_dims; ``rows``: N of each, 0 if not asked for."""
+    split = (value.unflatten(0, (batch, count)) for value, count in zip(values, rows, strict=True))
     return tuple(split), (0,) * len(values)
 
 
