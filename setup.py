@@ -23,8 +23,9 @@ PYTHON_API, PYTHON_TAG = "0x030b0000", "cp311"  # the extension runs on Python 3
 TORCH_API = "0x020a000000000000"  # and on torch 2.10 and later, which ffrl/ops/extension.py says where it does not load
 OLDEST_TORCH = (2, 11)  # in pyproject.toml; an older one is replaced after the build, or its headers are too old
 RECORD = "ffrl/_C_missing.txt"
+ARITHMETIC = ("-fno-math-errno", "-ffp-contract=off")  # what numbers come out; tests/csrc compiles with them too
 COMPILE_ARGS = [
-    *("-O3", "-std=c++17", "-g0", "-fno-math-errno", "-ffp-contract=off", "-fvisibility=hidden", "-Wall"),
+    *("-O3", "-std=c++17", "-g0", *ARITHMETIC, "-fvisibility=hidden", "-Wall"),
     f"-fmacro-prefix-map={ROOT}/=",  # messages name csrc/..., not the folder of the build
     f"-DTORCH_TARGET_VERSION={TORCH_API}",
 ]

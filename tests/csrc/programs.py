@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import platform
 import shlex
@@ -17,6 +18,20 @@ NOT_USABLE = 77  # the exit status of a program for an instruction set that the 
 
 MEMORY = ("-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 RACES = ("-g1", "-fsanitize=thread")
+
+
+def constant_of_setup(name: str) -> tuple[str, ...]:
+    """A constant of setup.py, which cannot be imported without running it."""
+    tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
+    (value,) = (
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == name
+    )
+    return ast.literal_eval(value)
+
+
+ARITHMETIC = constant_of_setup("ARITHMETIC")  # flags of the extension that change what is computed
 
 
 def find_compiler() -> tuple[list[str], str | None]:
@@ -60,7 +75,7 @@ class Builder:
     """Compiles sources of csrc and of this folder, each with the same flags once."""
 
     def __init__(self, compiler: Sequence[str], folder: Path) -> None:
-        self.compiler = [*compiler, "-std=c++17", "-pthread", f"-I{CSRC}", f"-I{FOLDER}"]
+        self.compiler = [*compiler, "-std=c++17", "-pthread", *ARITHMETIC, f"-I{CSRC}", f"-I{FOLDER}"]
         self.folder = folder
         self.built: dict[tuple[str, ...], Path] = {}
 

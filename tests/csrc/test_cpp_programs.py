@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.csrc.programs import CSRC, FOLDER, NOT_USABLE, Builder, capabilities, counts, run
+from tests.csrc.programs import ARITHMETIC, CSRC, FOLDER, NOT_USABLE, ROOT, Builder, capabilities, counts, run
 
 HEADERS = sorted((CSRC / "ffrl").glob("*.h"))
 FUNCTION = re.compile(r"^FFRL_INLINE [\w<>]+ (\w+)\(", re.M)
@@ -76,6 +76,15 @@ def test_every_function_of_the_mathematics_has_its_cotangent_beside_it():
             twin = TWIN_OF_ITS_CALLER.get(name, f"{name}_vjp")
             if "_vjp" not in name:
                 assert any(re.fullmatch(rf"{twin}(_\w+)?", other) for other in names), f"{name} has no {twin}"
+
+
+def test_programs_are_compiled_for_the_arithmetic_that_ships(builder: Builder):
+    assert set(ARITHMETIC) == {"-fno-math-errno", "-ffp-contract=off"}
+    assert set(ARITHMETIC) <= set(builder.compiler)
+    source = (ROOT / "setup.py").read_text(encoding="utf-8")
+    assert re.search(r"^COMPILE_ARGS = \[\n    .*\*ARITHMETIC", source, re.M)
+    changes_numbers = r'"-(?:ffast|Ofast|fno-math|ffp|funsafe|fassociative|mfma|march|fno-signed|ffinite)[^"]*"'
+    assert len(re.findall(changes_numbers, source)) == len(ARITHMETIC)  # there are no others
 
 
 def test_mathematics(builder: Builder):
