@@ -188,6 +188,8 @@ def test_the_versions_that_the_build_names_are_those_of_the_project():
     assert f"{int(major, 16)}.{int(minor, 16)}" == extension.OLDEST_TORCH
     oldest = re.findall(r"^OLDEST_TORCH = \((\d+), (\d+)\)", setup, re.M)[0]
     assert f"torch>={'.'.join(oldest)}" in project["dependencies"]
+    kernels = " ".join((ROOT / "docs" / "kernels.md").read_text(encoding="utf-8").split())
+    assert f"one binary for Python 3.{python_tag} and later and torch {'.'.join(oldest)} and later" in kernels
 
 
 @pytest.mark.skipif(os.environ.get("FFRL_CPP") != "1", reason="asks for the extension only where FFRL_CPP=1 demands it")

@@ -57,6 +57,22 @@ def test_without_the_extension_its_functions_are_errors_with_the_reason(monkeypa
 
 
 @needs_extension
+def test_every_operator_has_a_fake_and_a_derivative_and_is_known_to_torch_func():
+    names = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("ffrl::")}
+    expected = {
+        "ffrl::potential_forward",
+        "ffrl::potential_backward",
+        "ffrl::time_features",
+        "ffrl::time_features_backward",
+    }
+    assert names >= expected
+    for name in names:
+        assert torch._library.simple_registry.singleton.find(name).fake_impl.kernel is not None, name
+        for key in ("Autograd", "FuncTorchDynamicLayerFrontMode"):
+            assert torch._C._dispatch_has_kernel_for_dispatch_key(name, key), f"{name}, {key}"
+
+
+@needs_extension
 def test_the_instruction_set_can_be_chosen_and_given_back():
     before = extension.cpu_capability()
     assert before in extension.CPU_CAPABILITIES[1:]
