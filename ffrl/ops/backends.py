@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import logging
+import os
 from collections.abc import Iterator
 
 import torch
@@ -16,13 +18,38 @@ logger = logging.getLogger(__name__)
 # Fastest first: the order in which "auto" tries them.
 PREFERENCE = ("cuda", "triton", "cpp", "analytic", "oracle")
 
-# Those whose operators take rows of mixed potentials in one call, and where they run.
-FUSED_BACKENDS = {"cpp": "cpu"}
+# Those whose operators take rows of mixed potentials in one call, and where "auto" takes them.
+FUSED_BACKENDS = {"cpp": "cpu", "triton": "cuda"}
+OLDEST_TRITON = (3, 6)
 
 NOT_IN_THIS_VERSION = "not part of this version of ffrl"
 
+
+def is_interpreting() -> bool:
+    """Whether Triton runs its kernels in its interpreter, which is slow and works on the CPU."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes")
+
+
+def triton_reason() -> str | None:
+    """None where the Triton kernels can be used, else the reason why not and what to do."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed; install it with `pip install 'triton>=3.6'`"
+    if not is_interpreting() and not torch.cuda.is_available():
+        return (
+            "PyTorch finds no CUDA device here (torch.cuda.is_available() is False); run on a machine with a GPU and a "
+            "CUDA build of torch, or set TRITON_INTERPRET=1 before Python starts to run the kernels on the CPU, slowly"
+        )
+    import triton
+
+    if tuple(map(int, triton.__version__.split(".")[:2])) < OLDEST_TRITON:
+        oldest = ".".join(map(str, OLDEST_TRITON))
+        return f"Triton {triton.__version__} is older than {oldest}; update it with `pip install 'triton>={oldest}'`"
+    return None
+
+
 # Asked at import, not at the first call: torch.compile does not look into a loader.
 CPP_REASON = load_extension()
+TRITON_REASON = triton_reason()
 
 
 def available_backends() -> dict[str, str | None]:
@@ -35,17 +62,21 @@ def available_backends() -> dict[str, str | None]:
         "oracle": None,
         "analytic": None,
         "cpp": CPP_REASON,
-        "triton": NOT_IN_THIS_VERSION,
+        "triton": TRITON_REASON,
         "cuda": NOT_IN_THIS_VERSION,
     }
 
 
-def device_reason(name: str, device: torch.device | None) -> str | None:
-    """Why a backend cannot take tensors of that device; None where it can."""
+def tensor_reason(name: str, device: torch.device | None, dtype: torch.dtype | None = None) -> str | None:
+    """Why a backend cannot take tensors of that device and dtype; None where it can."""
     only = FUSED_BACKENDS.get(name)
-    if only is None or device is None or device.type == only:
+    if only is None or device is None:
         return None
-    return f"its kernels take tensors on {only!r}, not on {str(device)!r}"
+    if device.type != only and not (name == "triton" and device.type == "cpu" and is_interpreting()):
+        return f"its kernels take tensors on {only!r}, not on {str(device)!r}"
+    if name == "triton" and dtype not in (None, torch.float32):
+        return f"its kernels take torch.float32, not {dtype}; backend 'analytic' takes it on every device"
+    return None
 
 
 def check_backend(name: str) -> None:
@@ -58,21 +89,24 @@ def check_backend(name: str) -> None:
         raise BackendError(f"backend {name!r} cannot be used here: {reasons[name]}; usable: {', '.join(usable)}")
 
 
-def usable_on(device: torch.device | None) -> Iterator[str]:
-    """Names of the backends that can take tensors of that device, fastest first."""
+def usable_on(device: torch.device | None, dtype: torch.dtype | None) -> Iterator[str]:
+    """Names of the backends that can take such tensors, fastest first; never an interpreter, which is for tests."""
     reasons = available_backends()
-    return (name for name in PREFERENCE if reasons[name] is None and device_reason(name, device) is None)
+    for name in PREFERENCE:
+        elsewhere = device is not None and device.type != FUSED_BACKENDS.get(name, device.type)
+        if reasons[name] is None and not elsewhere and tensor_reason(name, device, dtype) is None:
+            yield name
 
 
-def resolve_backend(name: str, device: torch.device | None, *, fused: bool) -> str:
+def resolve_backend(name: str, device: torch.device | None, *, fused: bool, dtype: torch.dtype | None = None) -> str:
     """The backend to run; ``fused`` says whether the potential is an MLP the closed form knows."""
     check_backend(name)
     if name == "auto":
-        chosen = "oracle" if not fused else next(usable_on(device))
+        chosen = "oracle" if not fused else next(usable_on(device, dtype))
         return chosen if torch.compiler.is_compiling() else log_choice(chosen, str(device))
     if name != "oracle" and not fused:
         raise BackendError(f"backend {name!r} needs a PotentialMLP; other fields go through backend='oracle'")
-    reason = device_reason(name, device)
+    reason = tensor_reason(name, device, dtype)
     if reason is not None:
         raise BackendError(f"backend {name!r} cannot be used here: {reason}")
     return name

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from ffrl.ops.backends import CPP_REASON
 from ffrl.ops.time_features import time_features_fused
 from ffrl.records import PotentialWeights, TimeFeatures, TimeWeights
 
@@ -67,7 +68,7 @@ def distinct_time_features(pot: MLPField, time: Tensor, k: int, *, order: int) -
 
 def fused_time_features(pot: MLPField, time: Tensor, k: int | None, *, order: int) -> TimeFeatures:
     """Time features (M, H1) of potential k, or (K·M, H1) of all: by the operator, or, where traced, by plain torch."""
-    if not is_traced():
+    if not is_traced() and CPP_REASON is None and time.device.type == "cpu":
         return time_features_fused(time, pot.frequencies, pot.time_weights(), k, order=order)
     features = pot.time_features(time, k, order=order)
     return TimeFeatures(*(None if value is None else value.flatten(0, -2) for value in features))  # type: ignore[arg-type]

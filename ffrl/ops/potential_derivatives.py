@@ -12,13 +12,15 @@ from ffrl.errors import ArgumentError
 from ffrl.ops.analytic import potential_derivatives_analytic
 from ffrl.ops.autocast import outside_autocast, raised_precision
 from ffrl.ops.backends import FUSED_BACKENDS, resolve_backend
-from ffrl.ops.fused import potential_derivatives_fused
+from ffrl.ops.fused import PRECISIONS, potential_derivatives_fused
 from ffrl.ops.hutchinson import draw_probes, hutchinson_rows
 from ffrl.ops.mlp_field import MLPField, distinct_time_features, feature_table, has_closed_form, is_traced
 from ffrl.ops.oracle import Field, potential_derivatives_oracle
 from ffrl.records import PotentialDerivatives
 
 Laplacian = Literal["exact", "hutchinson"] | None
+Precision = Literal["ieee", "tf32x3", "tf32"]
+FLOATS = (torch.float32, torch.float64)
 
 
 def potential_derivatives(
@@ -32,6 +34,7 @@ def potential_derivatives(
     *,
     num_probes: int = 1,
     generator: torch.Generator | None = None,
+    precision: Precision = "tf32x3",
 ) -> PotentialDerivatives:
     r"""Evaluate u, ∇u, ∂u/∂t and optionally ∂²u/∂t² and Δu = tr ∇²u for N rows.
 
@@ -50,6 +53,10 @@ def potential_derivatives(
             usable here and logs its choice once. A backend that is named and not usable raises BackendError.
         num_probes: sign vectors for each row, with "hutchinson".
         generator: where the signs are drawn from, with "hutchinson"; None: torch's default generator.
+        precision: of the cubic products of the exact Laplacian in the GPU kernels, which do not look at torch's own
+            TF32 switch: "ieee" for float32 arithmetic, "tf32x3" for three TF32 products on the tensor cores, nearly
+            float32, "tf32" for one, about three digits. Their other products are in "ieee" or "tf32x3". All else
+            computes in the dtype of z.
 
     Returns:
         PotentialDerivatives(u (N,), du_dz (N, D), du_dt (N,), d2u_dt2 (N,) or None, lap_u (N,) or None) in the dtype
@@ -72,8 +79,11 @@ def potential_derivatives(
     (torch.Size([5, 4]), torch.Size([5]), None)
     """
     fused = has_closed_form(pot)
-    name = resolve_backend(backend, z.device if isinstance(z, Tensor) else None, fused=fused)
+    if precision not in PRECISIONS:
+        raise ArgumentError("precision", repr(precision), f"one of {', '.join(map(repr, PRECISIONS))}")
     z, t = raised_precision(z, t)
+    device, dtype = (z.device, z.dtype) if isinstance(z, Tensor) else (None, None)
+    name = resolve_backend(backend, device, fused=fused, dtype=dtype if dtype in FLOATS else None)
     check_rows(pot if fused else None, z, t, k)
     if laplacian not in ("exact", "hutchinson", None):
         raise ArgumentError("laplacian", repr(laplacian), "'exact', 'hutchinson' or None")
@@ -83,7 +93,7 @@ def potential_derivatives(
     probes = draw_probes(z, num_probes, generator) if laplacian == "hutchinson" else None
     time = time_tensor(t, z)
     with outside_autocast(z.device.type):
-        out = evaluate(pot, z, time, k, d2u_dt2=d2u_dt2, laplacian=laplacian == "exact", name=name)
+        out = evaluate(pot, z, time, k, d2u_dt2=d2u_dt2, laplacian=laplacian == "exact", name=name, precision=precision)
         if probes is None:
             return out
         return out._replace(lap_u=hutchinson_rows(pot, z, time, k, probes, fused=name != "oracle"))
@@ -99,7 +109,15 @@ def time_tensor(t: float | Tensor, z: Tensor) -> Tensor:
 
 
 def evaluate(
-    pot: MLPField | Field, z: Tensor, time: Tensor, k: int | Tensor, *, d2u_dt2: bool, laplacian: bool, name: str
+    pot: MLPField | Field,
+    z: Tensor,
+    time: Tensor,
+    k: int | Tensor,
+    *,
+    d2u_dt2: bool,
+    laplacian: bool,
+    name: str,
+    precision: Precision = "tf32x3",
 ) -> PotentialDerivatives:
     """The op by the backend of that name; time is () or (N,)."""
     if name == "oracle":
@@ -117,6 +135,8 @@ def evaluate(
             feature_row=feature_row,
             tanh_output=tanh_output,
             laplacian=laplacian,
+            backend=name,
+            precision=precision,
         )
 
     def of_one(rows: Tensor, row_time: Tensor, k_one: int) -> PotentialDerivatives:
@@ -161,7 +181,7 @@ def check_rows(pot: MLPField | None, z: Tensor, t: float | Tensor, k: int | Tens
         raise ArgumentError("z", type(z).__name__, "a torch.Tensor (N, D)")
     if z.dim() != 2:
         raise ArgumentError("z.shape", tuple(z.shape), "two dimensions (N, D)")
-    if z.dtype not in (torch.float32, torch.float64):
+    if z.dtype not in FLOATS:
         raise ArgumentError("z.dtype", z.dtype, "torch.float32 or torch.float64")
     if isinstance(t, Tensor):
         if not t.is_floating_point():

@@ -1,0 +1,117 @@
+"""What the host functions share: sizes and options of a call, grids, and where kernels run."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ffrl.kernels.row_plan import max_blocks
+from ffrl.kernels.tiling import OLDEST_WITH_TENSOR_CORES, ROWS, Tile, table_of
+
+FORMS = ("none", "gram", "jacobian")  # of the Laplacian, by the number that the operators take
+PRECISIONS = ("ieee", "tf32x3", "tf32")  # of the cubic products, likewise
+
+# Programs that keep a GPU busy. More chunks of a product cost memory for their sums and time to add them up.
+ENOUGH_PROGRAMS = 264
+MAX_CHUNKS = 16
+
+
+def cdiv(numerator: int, denominator: int) -> int:
+    return -(-numerator // denominator)
+
+
+class Call(NamedTuple):
+    """Sizes and options of one call of the op."""
+
+    rows: int
+    features: int
+    potentials: int
+    latent: int
+    hidden1: int
+    hidden2: int
+    mixed: bool
+    sharing: str  # how rows share feature rows: "shared", "own" or "table"
+    tanh_output: bool
+    second: bool  # ∂²u/∂t², too
+    form: str
+    precision: str
+    capability: int | None  # compute capability, 10·major + minor; None in the interpreter
+
+    @property
+    def blocks(self) -> int:
+        return max_blocks(self.rows, self.potentials, ROWS, mixed=self.mixed)
+
+    @property
+    def slots(self) -> int:
+        return self.blocks * ROWS
+
+    @property
+    def width(self) -> int:
+        """Numbers that a slot keeps for the backward."""
+        return kept_width(self.latent, self.hidden1, self.hidden2, self.form)
+
+    @property
+    def quadratic_precision(self) -> str:
+        """Of all products but the cubic ones: never below near-float32, which costs little where they are."""
+        return "ieee" if self.precision == "ieee" else "tf32x3"
+
+    def tile(self, kind: str) -> Tile:
+        """The tile for a kind of product, of tiling.Table."""
+        cubic = kind.startswith(("gram", "jacobian"))
+        return table_of(self.capability, self.precision if cubic else self.quadratic_precision)[kind]
+
+    def chunks(self, programs: int) -> int:
+        """Into how many chunks the units of the second layer are cut where there are so many programs without."""
+        return max(1, min(cdiv(ENOUGH_PROGRAMS, max(programs, 1)), MAX_CHUNKS, self.hidden2 // 8))
+
+
+def kept_width(latent: int, hidden1: int, hidden2: int, form: str) -> int:
+    """h1, q, h2, v, four scalars, S, and e in the Gram form."""
+    return 2 * hidden1 + hidden2 + latent + 4 + (hidden2 if form != "none" else 0) + (hidden1 if form == "gram" else 0)
+
+
+def describe(
+    z: Tensor, tau: Tensor, weight1: Tensor, weight2: Tensor, *, second: bool, mixed: bool, feature_row: Tensor | None,
+    tanh_output: bool, form: int, precision: int,
+) -> Call:  # fmt: skip
+    """The call for these operands. Below compute capability 8.0, without TF32, every product is in float32."""
+    if z.is_cuda:
+        major, minor = torch.cuda.get_device_capability(z.device)
+        capability = 10 * major + minor
+    else:
+        capability = None
+    sharing = "table" if feature_row is not None else "shared" if tau.shape[0] == 1 else "own"
+    return Call(
+        rows=z.shape[0],
+        features=tau.shape[0],
+        potentials=weight1.shape[0],
+        latent=weight1.shape[2],
+        hidden1=weight1.shape[1],
+        hidden2=weight2.shape[1],
+        mixed=mixed,
+        sharing=sharing,
+        tanh_output=tanh_output,
+        second=second,
+        form=FORMS[form],
+        precision=PRECISIONS[precision] if (capability or 0) >= OLDEST_WITH_TENSOR_CORES else "ieee",
+        capability=capability,
+    )
+
+
+def on_device(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
+    """Triton launches on the current device: make it that of the tensors."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
+
+
+def tiled(tile: Tile) -> dict[str, int]:
+    """Keyword arguments of a launch with that tile."""
+    return {
+        "ROWS": ROWS,
+        "COLUMNS": tile.columns,
+        "DEPTH": tile.depth,
+        "num_warps": tile.num_warps,
+        "num_stages": tile.num_stages,
+    }
