@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("__init__",),
     ("errors",),
-    ("checks", "config", "presets", "records"),
+    ("checks", "config", "presets", "records", "kernels"),
     ("ops",),
     ("models", "data"),
     ("losses", "metrics"),
@@ -35,6 +35,7 @@ ALLOWED_DISTRIBUTIONS = {
     "config": set(),
     "presets": set(),
     "records": {"torch"},
+    "kernels": {"torch", "triton"},
 }
 
 # Folders of this repository that the library must not know. "kernels" is installed as ffrl.kernels.

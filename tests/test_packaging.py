@@ -50,7 +50,7 @@ def test_wheel_metadata_names_the_extras_and_few_dependencies(wheel):
     with zipfile.ZipFile(wheel) as archive:
         metadata = archive.read(f"ffrl-{ffrl.__version__}.dist-info/METADATA").decode()
     extras = set(re.findall(r"^Provides-Extra: (.+)$", metadata, re.M))
-    assert extras == {"train", "data", "figures", "test", "dev", "all"}
+    assert extras == {"train", "data", "figures", "triton", "test", "dev", "all"}
     required = re.findall(r"^Requires-Dist: ([\w.-]+)[^;\n]*$", metadata, re.M)
     assert set(required) == {"torch", "numpy"}
     assert "License-Expression: Apache-2.0" in metadata
