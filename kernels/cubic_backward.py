@@ -54,10 +54,10 @@ def gram_backward(
         b_weight_right = tl.load(p_weight2 + o_weight + o_right, mask=m_right, other=0.0)
         b_v_gram += b_t * (b_weight_left[:, None] * b_weight_right)
         b_weighted = 2.0 * b_t * b_gram
-        o_part = K * H2 * H1 * i_right.to(tl.int64) + o_weight
+        o_part = i_right.to(tl.int64) * K * H2 * H1 + o_weight
         tl.store(p_weight2_parts + o_part + o_left, tl.sum(b_weighted * b_weight_right, 1), mask=m_left)
         if i_left != i_right:
-            o_part = K * H2 * H1 * i_left.to(tl.int64) + o_weight
+            o_part = i_left.to(tl.int64) * K * H2 * H1 + o_weight
             tl.store(p_weight2_parts + o_part + o_right, tl.sum(b_weighted * b_weight_left[:, None], 0), mask=m_right)
     p_gram_parts += (i_chunk.to(tl.int64) * K + i_k) * H1 * H1
     tl.store(p_gram_parts + o_left[:, None] * H1 + o_right, b_v_gram, mask=m_tile)

@@ -17,6 +17,7 @@ PRECISIONS = ("ieee", "tf32x3", "tf32")  # of the cubic products, likewise
 # Programs that keep a GPU busy. More chunks of a product cost memory for their sums and time to add them up.
 ENOUGH_PROGRAMS = 264
 MAX_CHUNKS = 16
+FORWARD_CHUNKS, UNITS_OF_A_CHUNK = 8, 32
 
 
 def cdiv(numerator: int, denominator: int) -> int:
@@ -63,8 +64,13 @@ class Call(NamedTuple):
         cubic = kind.startswith(("gram", "jacobian"))
         return table_of(self.capability, self.precision if cubic else self.quadratic_precision)[kind]
 
-    def chunks(self, programs: int) -> int:
-        """Into how many chunks the units of the second layer are cut where there are so many programs without."""
+    @property
+    def forward_chunks(self) -> int:
+        """Into how many chunks the units of the second layer are cut for e: by H2 alone, and so the bits of a row."""
+        return max(1, min(FORWARD_CHUNKS, self.hidden2 // UNITS_OF_A_CHUNK))
+
+    def backward_chunks(self, programs: int) -> int:
+        """Likewise for the sums over rows, where there are so many programs without."""
         return max(1, min(cdiv(ENOUGH_PROGRAMS, max(programs, 1)), MAX_CHUNKS, self.hidden2 // 8))
 
 
@@ -99,6 +105,40 @@ def describe(
         precision=PRECISIONS[precision] if (capability or 0) >= OLDEST_WITH_TENSOR_CORES else "ieee",
         capability=capability,
     )
+
+
+def check_operands(call: Call, tensors: dict[str, Tensor | None], device: torch.device) -> None:
+    """Raise RuntimeError unless every tensor has the dtype, device and shape that the call says.
+
+    The Python function has checked, and named, what a user can get wrong; this is for those who call the operators.
+    """
+    potentials, features, hidden1, hidden2 = call.potentials, call.features, call.hidden1, call.hidden2
+    shapes = {
+        "z": (call.rows, call.latent),
+        **dict.fromkeys(("tau", "dtau_dt", "d2tau_dt2"), (features, hidden1)),
+        "weight1": (potentials, hidden1, call.latent),
+        "bias1": (potentials, hidden1),
+        "weight2": (potentials, hidden2, hidden1),
+        **dict.fromkeys(("bias2", "weight3"), (potentials, hidden2)),
+        "bias3": (potentials,),
+        **dict.fromkeys(("k", "feature_row"), (call.rows,)),
+        "kept": (call.slots, call.width),
+    }
+    for name, value in tensors.items():
+        if value is None:
+            continue
+        dtype = torch.int64 if name in ("k", "feature_row") else torch.float32
+        given = value.dtype, value.device, tuple(value.shape)
+        if given != (dtype, device, shapes[name]):
+            raise RuntimeError(f"ffrl: {name} is {given}, expected {(dtype, device, shapes[name])}")
+    if call.sharing == "own" and features != call.rows:
+        raise RuntimeError(f"ffrl: {features} feature rows for {call.rows} rows need feature_row")
+
+
+def check_index(call: Call, k: Tensor | None, k_all: int) -> None:
+    """Raise RuntimeError where the one index of all rows names no potential."""
+    if k is None and not 0 <= k_all < call.potentials:
+        raise RuntimeError(f"ffrl: k_all = {k_all} is outside 0 <= k < {call.potentials}")
 
 
 def on_device(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ffrl.kernels.cubic_backward import gram_backward, jacobian_backward, jacobian_cotangent, jacobian_weight2
-from ffrl.kernels.launch import Call, cdiv, describe, on_device, tiled
+from ffrl.kernels.launch import Call, cdiv, check_index, check_operands, describe, on_device, tiled
 from ffrl.kernels.potential_forward import batched_product, gram_matrix, plan_of
 from ffrl.kernels.quadratic_backward import (
     feature_sums,
@@ -56,6 +56,13 @@ def potential_backward(
         z, tau, weight1, weight2, second=d2tau_dt2 is not None, mixed=k is not None, feature_row=feature_row,
         tanh_output=tanh_output, form=form, precision=precision,
     )  # fmt: skip
+    operands = {
+        "kept": kept, "z": z, "tau": tau, "dtau_dt": dtau_dt, "d2tau_dt2": d2tau_dt2, "weight1": weight1,
+        "bias1": bias1, "weight2": weight2, "bias2": bias2, "weight3": weight3, "bias3": bias3, "k": k,
+        "feature_row": feature_row,
+    }  # fmt: skip
+    check_operands(call, operands, z.device)
+    check_index(call, k, k_all)
     second = needs_features and call.second
     wanted = (needs_z, needs_features, needs_features, second, *[needs_weights] * 6)
     likes = (z, tau, dtau_dt, tau, weight1, bias1, weight2, bias2, weight3, bias3)
@@ -172,7 +179,7 @@ class Backward:
         tile = call.tile("gram_backward")
         tiles = cdiv(hidden1, tile.columns)
         pairs = tiles * (tiles + 1) // 2
-        chunks = call.chunks(pairs * call.potentials)
+        chunks = call.backward_chunks(pairs * call.potentials)
         weight2_parts = d1.new_empty(tiles, call.potentials, hidden2, hidden1)
         gram_parts = d1.new_empty(chunks, call.potentials, hidden1, hidden1)
         gram_backward[pairs, chunks, call.potentials](
@@ -254,7 +261,7 @@ class Backward:
         """Rows in the order of their feature rows (N,), and where those of each feature row begin, (M + 1,)."""
         device = self.z.device
         if self.feature_row is None:
-            return torch.arange(self.call.rows, device=device), torch.tensor([0, self.call.rows], device=device)
+            return torch.arange(self.call.rows, device=device), torch.arange(2, device=device) * self.call.rows
         of_row, order = torch.sort(self.feature_row, stable=True)
         return order, torch.searchsorted(of_row, torch.arange(self.call.features + 1, device=device))
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ffrl.kernels.cubic_forward import gram_forward, jacobian_forward, matmul
-from ffrl.kernels.launch import Call, cdiv, describe, on_device, tiled
+from ffrl.kernels.launch import Call, cdiv, check_index, check_operands, describe, on_device, tiled
 from ffrl.kernels.quadratic_forward import hidden1_forward, hidden2_forward, q_forward, rows_forward, v_forward
 from ffrl.kernels.row_plan import RowPlan, plan_rows
 from ffrl.kernels.tiling import ROWS
@@ -59,6 +59,12 @@ def potential_forward(
         z, tau, weight1, weight2, second=d2tau_dt2 is not None, mixed=k is not None, feature_row=feature_row,
         tanh_output=tanh_output, form=form, precision=precision,
     )  # fmt: skip
+    operands = {
+        "z": z, "tau": tau, "dtau_dt": dtau_dt, "d2tau_dt2": d2tau_dt2, "weight1": weight1, "bias1": bias1,
+        "weight2": weight2, "bias2": bias2, "weight3": weight3, "bias3": bias3, "k": k, "feature_row": feature_row,
+    }  # fmt: skip
+    check_operands(call, operands, z.device)
+    check_index(call, k, k_all)
     rows, laplacian = call.rows, call.form != "none"
     u, du_dz, du_dt = z.new_empty(rows), z.new_empty(rows, call.latent), z.new_empty(rows)
     d2u_dt2, lap_u = z.new_empty(rows if call.second else 0), z.new_empty(rows if laplacian else 0)
@@ -126,7 +132,7 @@ def launch_squares(
     if call.form == "gram":
         tile = call.tile("gram_forward")
         tiles = cdiv(hidden1, tile.columns)
-        chunks = call.chunks(plan.blocks * tiles)
+        chunks = call.forward_chunks
         squares = d1.new_empty(tiles, hidden2, slots)
         columns = d1.new_empty(chunks, slots, hidden1) if keep else nothing
         gram_forward[plan.blocks, tiles, chunks](

@@ -36,6 +36,11 @@ def plan_rows(
         slot_row = torch.where(slots < num_rows, slots, -1)
         first_block = torch.where(potentials > k_all, blocks, 0)
         return RowPlan(blocks, slot_row, torch.full((blocks,), k_all, device=device), first_block)
+    inside = ((k >= 0) & (k < num_potentials)).all()
+    if k.is_cuda:  # an assertion of the device: nothing waits for it, and a graph may hold it
+        torch._assert_async(inside, f"ffrl: k is outside 0 <= k < {num_potentials}")
+    elif not inside:
+        raise RuntimeError(f"ffrl: k is outside 0 <= k < {num_potentials}")
     counts = (k[:, None] == potentials[:-1]).sum(0)
     ends = ((counts + block_rows - 1) // block_rows).cumsum(0)  # in blocks
     first_block = torch.cat([ends.new_zeros(1), ends])

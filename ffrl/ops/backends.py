@@ -93,8 +93,9 @@ def usable_on(device: torch.device | None, dtype: torch.dtype | None) -> Iterato
     """Names of the backends that can take such tensors, fastest first; never an interpreter, which is for tests."""
     reasons = available_backends()
     for name in PREFERENCE:
-        elsewhere = device is not None and device.type != FUSED_BACKENDS.get(name, device.type)
-        if reasons[name] is None and not elsewhere and tensor_reason(name, device, dtype) is None:
+        if name == "triton" and is_interpreting():
+            continue
+        if reasons[name] is None and tensor_reason(name, device, dtype) is None:
             yield name
 
 

@@ -197,3 +197,62 @@ def test_subsets_of_what_is_tracked_and_given(seed: int):
         moved = on_device(inputs)
         for name, value in cotangents_of(moved, outputs_of(moved, "triton")).items():
             assert relative_error(value.cpu(), expected[name]) < 1e-4, (name, tracked, given)  # type: ignore[union-attr, arg-type]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_bits_of_a_row_do_not_depend_on_its_batch(form: str):
+    inputs = build(Case(200, 5, 17, 65, 3, "mixed", time="scalar", tracked="z"), torch.float32)
+    whole = triton_values(inputs, form)
+    assert isinstance(inputs.k, Tensor)
+    for rows in (torch.arange(200).flip(0), torch.arange(70, 75)):
+        z = inputs.z.detach()[rows].clone().requires_grad_()
+        cotangents = {name: value[rows] for name, value in inputs.cotangents.items()}
+        part = replace(inputs, z=z, k=inputs.k[rows], cotangents=cotangents, sources={"z": z})
+        for name, value in triton_values(part, form).items():
+            assert value is not None and torch.equal(value, whole[name][rows]), name  # type: ignore[index]
+
+
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="an assertion of the device ends the process")
+@pytest.mark.parametrize("wrong", [-1, 3])
+def test_an_index_out_of_range_that_only_the_operator_sees_is_an_error(wrong: int):
+    *given, k, k_all, row, tanh, form = operands(40, "one", mixed=True, second=True, form=None, tracked=False)
+    k = k.clone()
+    k[5] = wrong
+    with pytest.raises(RuntimeError, match="k is outside 0 <= k < 3"):
+        torch.ops.ffrl_triton.potential_forward(*given, k, k_all, row, tanh, form, False, 1)
+    with pytest.raises(RuntimeError, match=r"k_all = -?[13] is outside"):
+        torch.ops.ffrl_triton.potential_forward(*given, None, wrong, row, tanh, form, False, 1)
+
+
+def test_operands_that_do_not_fit_are_refused_by_the_operator():
+    z, *others = operands(40, "rows", mixed=False, second=True, form="gram", tracked=False)
+    with pytest.raises(RuntimeError, match="40 feature rows for 39 rows need feature_row"):
+        torch.ops.ffrl_triton.potential_forward(z[:39], *others, True, 1)
+    with pytest.raises(RuntimeError, match=r"z is .*float64"):
+        torch.ops.ffrl_triton.potential_forward(z.double(), *others, True, 1)
+
+
+def test_auto_on_a_gpu_does_not_take_the_interpreter(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(backends, "is_interpreting", lambda: True)
+    assert "triton" not in list(backends.usable_on(torch.device("cuda"), torch.float32))
+    monkeypatch.setattr(backends, "is_interpreting", lambda: False)
+    assert next(backends.usable_on(torch.device("cuda"), torch.float32)) == "triton"
+    assert "triton" not in list(backends.usable_on(torch.device("cuda"), torch.float64))
+    assert "triton" not in list(backends.usable_on(torch.device("cpu"), torch.float32))
+
+
+def test_the_arithmetic_and_the_tile_of_a_call_follow_the_gpu_and_the_wish(monkeypatch: pytest.MonkeyPatch):
+    from ffrl.kernels import launch, tiling
+
+    given = operands(40, "one", mixed=False, second=True, form="gram", tracked=False)
+    z, tau, weight1, weight2 = given[0], given[1], given[4], given[6]
+    options = {"second": True, "mixed": False, "feature_row": None, "tanh_output": True, "form": 1}
+    call = launch.describe(z, tau, weight1, weight2, precision=1, **options)
+    for number, (name, quadratic) in enumerate((("ieee", "ieee"), ("tf32x3", "tf32x3"), ("tf32", "tf32x3"))):
+        on_hopper = call._replace(capability=90, precision=launch.PRECISIONS[number])
+        assert (on_hopper.precision, on_hopper.quadratic_precision) == (name, quadratic)
+        arithmetic = "ieee" if name == "ieee" else "tf32"
+        assert on_hopper.tile("gram_backward") == tiling.TABLES[90][arithmetic]["gram_backward"]
+        assert on_hopper.tile("weights") == tiling.TABLES[90]["ieee" if name == "ieee" else "tf32"]["weights"]
+        assert on_hopper._replace(capability=89).tile("gram_forward") == tiling.TABLES[80][arithmetic]["gram_forward"]
+    assert tiling.table_of(75, "ieee") == tiling.table_of(70, "ieee") == tiling.TABLES[75]["ieee"]
