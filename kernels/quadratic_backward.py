@@ -18,6 +18,7 @@ from ffrl.kernels.activation import (
     unit2,
     unit2_vjp,
 )
+from ffrl.kernels.products import product, weight2_products
 from ffrl.kernels.quadratic_forward import feature_rows
 
 
@@ -131,12 +132,7 @@ def hidden1_backward(
     m_rh = m_row[:, None] & m_h
     b_v_r = tl.zeros((ROWS, COLUMNS), tl.float32)
     if HAS_V:
-        for d in range(0, D, DEPTH):
-            o_d = d + tl.arange(0, DEPTH)
-            m_d = o_d < D
-            b_v_v = tl.load(p_v_v + o_r[:, None] * D + o_d, mask=m_d[None, :], other=0.0)
-            b_weight = tl.load(p_weight1 + o_h[None, :] * D + o_d[:, None], mask=m_d[:, None] & m_h, other=0.0)
-            b_v_r = tl.dot(b_v_v, b_weight, b_v_r, input_precision=PRECISION)
+        b_v_r = product(p_v_v + o_r * D, m_row, p_weight1, 1, D, o_h, m_h, D, ROWS, COLUMNS, DEPTH, PRECISION)
     p_slot = p_kept + o_r[:, None] * WIDTH + o_h
     b_h1 = tl.load(p_slot, mask=m_rh, other=0.0)
     b_q = tl.load(p_slot + H1, mask=m_rh, other=0.0)
@@ -185,24 +181,10 @@ def hidden2_backward(
     b_feature = feature_rows(p_feature_row, b_row, m_row, FEATURES)
     o_j = i_tile * COLUMNS + tl.arange(0, COLUMNS)
     m_j = o_j < H2
-    b_v_p = tl.zeros((ROWS, COLUMNS), tl.float32)
-    b_omega = tl.zeros((ROWS, COLUMNS), tl.float32)
-    b_omega2 = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for h in range(0, H1, DEPTH):
-        o_h = h + tl.arange(0, DEPTH)
-        m_h = o_h < H1
-        m_rh = m_row[:, None] & m_h
-        b_weight = tl.load(p_weight2 + o_j[None, :] * H1 + o_h[:, None], mask=m_h[:, None] & m_j, other=0.0)
-        if HAS_V:
-            b_v_q = tl.load(p_v_q + o_r[:, None] * H1 + o_h, mask=m_rh, other=0.0)
-            b_v_p = tl.dot(b_v_q, b_weight, b_v_p, input_precision=PRECISION)
-        o_feature = b_feature[:, None] * H1 + o_h
-        if TIME:
-            b_rate = tl.load(p_dtau_dt + o_feature, mask=m_rh, other=0.0)
-            b_omega = tl.dot(b_rate, b_weight, b_omega, input_precision=PRECISION)
-        if SECOND:
-            b_rate2 = tl.load(p_d2tau_dt2 + o_feature, mask=m_rh, other=0.0)
-            b_omega2 = tl.dot(b_rate2, b_weight, b_omega2, input_precision=PRECISION)
+    b_v_p, b_omega, b_omega2 = weight2_products(
+        p_v_q + o_r * H1, p_dtau_dt, p_dtau_dt, p_d2tau_dt2, b_feature, m_row, p_weight2, o_j, m_j, H1,
+        HAS_V, False, TIME, SECOND, ROWS, COLUMNS, DEPTH, PRECISION,
+    )  # fmt: skip
     m_rj = m_row[:, None] & m_j
     p_slot = p_kept + o_r[:, None] * WIDTH + o_j
     b_h2 = tl.load(p_slot + 2 * H1, mask=m_rj, other=0.0)
@@ -303,14 +285,9 @@ def z_backward(
     p_v_a1 += o_first * H1
     o_d = i_tile * COLUMNS + tl.arange(0, COLUMNS)
     m_d = o_d < D
-    b_v_z = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for h in range(0, H1, DEPTH):
-        o_h = h + tl.arange(0, DEPTH)
-        m_h = o_h < H1
-        b_v_a1 = tl.load(p_v_a1 + o_r[:, None] * H1 + o_h, mask=m_h[None, :], other=0.0)
-        b_weight = tl.load(p_weight1 + o_h[:, None] * D + o_d, mask=m_h[:, None] & m_d, other=0.0)
-        b_v_z = tl.dot(b_v_a1, b_weight, b_v_z, input_precision=PRECISION)
-    tl.store(p_v_z + b_row[:, None] * D + o_d, b_v_z, mask=(b_row >= 0)[:, None] & m_d)
+    m_row = b_row >= 0
+    b_v_z = product(p_v_a1 + o_r * H1, m_row, p_weight1, D, 1, o_d, m_d, H1, ROWS, COLUMNS, DEPTH, PRECISION)
+    tl.store(p_v_z + b_row[:, None] * D + o_d, b_v_z, mask=m_row[:, None] & m_d)
 
 
 @triton.jit

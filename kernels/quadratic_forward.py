@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 
 from ffrl.kernels.activation import output_activation, slope, tanh, unit1, unit2
+from ffrl.kernels.products import product, q_tile, v_tile, weight2_products
 
 
 @triton.jit
@@ -44,13 +45,7 @@ def hidden1_forward(
     m_row = b_row >= 0
     o_h = i_tile * COLUMNS + tl.arange(0, COLUMNS)
     m_h = o_h < H1
-    b_a1 = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for d in range(0, D, DEPTH):
-        o_d = d + tl.arange(0, DEPTH)
-        m_d = o_d < D
-        b_z = tl.load(p_z + b_row[:, None] * D + o_d, mask=m_row[:, None] & m_d, other=0.0)
-        b_weight = tl.load(p_weight1 + o_h[None, :] * D + o_d[:, None], mask=m_d[:, None] & m_h, other=0.0)
-        b_a1 = tl.dot(b_z, b_weight, b_a1, input_precision=PRECISION)
+    b_a1 = product(p_z + b_row * D, m_row, p_weight1, 1, D, o_h, m_h, D, ROWS, COLUMNS, DEPTH, PRECISION)
     b_h1 = tanh(b_a1 + tl.load(p_bias1 + o_h, mask=m_h, other=0.0))
     tl.store(p_kept + o_r[:, None] * WIDTH + o_h, b_h1, mask=m_h[None, :])
     tl.store(p_d1 + o_r[:, None] * H1 + o_h, slope(b_h1), mask=m_h[None, :])
@@ -78,23 +73,10 @@ def hidden2_forward(
     b_feature = feature_rows(p_feature_row, b_row, m_row, FEATURES)
     o_j = i_tile * COLUMNS + tl.arange(0, COLUMNS)
     m_j = o_j < H2
-    b_a2 = tl.zeros((ROWS, COLUMNS), tl.float32)
-    b_omega = tl.zeros((ROWS, COLUMNS), tl.float32)
-    b_omega2 = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for h in range(0, H1, DEPTH):
-        o_h = h + tl.arange(0, DEPTH)
-        m_h = o_h < H1
-        m_rh = m_row[:, None] & m_h
-        o_feature = b_feature[:, None] * H1 + o_h
-        b_weight = tl.load(p_weight2 + o_j[None, :] * H1 + o_h[:, None], mask=m_h[:, None] & m_j, other=0.0)
-        b_sum = tl.load(p_kept + o_r[:, None] * WIDTH + o_h, mask=m_rh, other=0.0)
-        b_sum += tl.load(p_tau + o_feature, mask=m_rh, other=0.0)
-        b_a2 = tl.dot(b_sum, b_weight, b_a2, input_precision=PRECISION)
-        b_rate = tl.load(p_dtau_dt + o_feature, mask=m_rh, other=0.0)
-        b_omega = tl.dot(b_rate, b_weight, b_omega, input_precision=PRECISION)
-        if SECOND:
-            b_rate2 = tl.load(p_d2tau_dt2 + o_feature, mask=m_rh, other=0.0)
-            b_omega2 = tl.dot(b_rate2, b_weight, b_omega2, input_precision=PRECISION)
+    b_a2, b_omega, b_omega2 = weight2_products(
+        p_kept + o_r * WIDTH, p_tau, p_dtau_dt, p_d2tau_dt2, b_feature, m_row, p_weight2, o_j, m_j, H1,
+        True, True, True, SECOND, ROWS, COLUMNS, DEPTH, PRECISION,
+    )  # fmt: skip
     b_h2 = tanh(b_a2 + tl.load(p_bias2 + o_j, mask=m_j, other=0.0))
     b_weight3 = tl.load(p_weight3 + o_j, mask=m_j, other=0.0)  # zero behind the last unit: so are p and c
     b_p, b_c = unit2(b_h2, b_weight3)
@@ -123,14 +105,8 @@ def q_forward(
     p_kept += o_first * WIDTH
     o_h = i_tile * COLUMNS + tl.arange(0, COLUMNS)
     m_h = o_h < H1
-    b_q = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for j in range(0, H2, DEPTH):
-        o_j = j + tl.arange(0, DEPTH)
-        m_j = o_j < H2
-        b_h2 = tl.load(p_kept + o_r[:, None] * WIDTH + 2 * H1 + o_j, mask=m_j[None, :], other=0.0)
-        b_p, _ = unit2(b_h2, tl.load(p_weight3 + o_j, mask=m_j, other=0.0))
-        b_weight = tl.load(p_weight2 + o_j[:, None] * H1 + o_h, mask=m_j[:, None] & m_h, other=0.0)
-        b_q = tl.dot(b_p, b_weight, b_q, input_precision=PRECISION)
+    p_h2 = p_kept + o_r * WIDTH + 2 * H1
+    b_q = q_tile(p_h2, p_weight2, p_weight3, o_h, m_h, H1, H2, ROWS, COLUMNS, DEPTH, PRECISION)
     tl.store(p_kept + o_r[:, None] * WIDTH + H1 + o_h, b_q, mask=m_h[None, :])
 
 
@@ -148,16 +124,8 @@ def v_forward(
     p_kept += o_first * WIDTH
     o_d = i_tile * COLUMNS + tl.arange(0, COLUMNS)
     m_d = o_d < D
-    b_v = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for h in range(0, H1, DEPTH):
-        o_h = h + tl.arange(0, DEPTH)
-        m_h = o_h < H1
-        p_slot = p_kept + o_r[:, None] * WIDTH + o_h
-        b_r, _ = unit1(
-            tl.load(p_slot, mask=m_h[None, :], other=0.0), tl.load(p_slot + H1, mask=m_h[None, :], other=0.0)
-        )
-        b_weight = tl.load(p_weight1 + o_h[:, None] * D + o_d, mask=m_h[:, None] & m_d, other=0.0)
-        b_v = tl.dot(b_r, b_weight, b_v, input_precision=PRECISION)
+    p_h1 = p_kept + o_r * WIDTH
+    b_v = v_tile(p_h1, p_h1 + H1, p_weight1, o_d, m_d, D, H1, ROWS, COLUMNS, DEPTH, PRECISION)
     tl.store(p_kept + o_r[:, None] * WIDTH + 2 * H1 + H2 + o_d, b_v, mask=m_d[None, :])
 
 
