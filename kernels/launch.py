@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ffrl.kernels.row_plan import max_blocks
-from ffrl.kernels.tiling import OLDEST_WITH_TENSOR_CORES, ROWS, Tile, table_of
+from ffrl.kernels.tiling import CUBIC_KINDS, OLDEST_WITH_TENSOR_CORES, ROWS, Tile, shape_class, tile_of
 
 FORMS = ("none", "gram", "jacobian")  # of the Laplacian, by the number that the operators take
 PRECISIONS = ("ieee", "tf32x3", "tf32")  # of the cubic products, likewise
@@ -60,9 +60,9 @@ class Call(NamedTuple):
         return "ieee" if self.precision == "ieee" else "tf32x3"
 
     def tile(self, kind: str) -> Tile:
-        """The tile for a kind of product, of tiling.Table."""
-        cubic = kind.startswith(("gram", "jacobian"))
-        return table_of(self.capability, self.precision if cubic else self.quadratic_precision)[kind]
+        """The tile for a kind of product, of tiling.KINDS."""
+        precision = self.precision if kind in CUBIC_KINDS else self.quadratic_precision
+        return tile_of(self.capability, precision, shape_class(self.latent, self.hidden1, self.hidden2), kind)
 
     @property
     def forward_chunks(self) -> int:

@@ -1,13 +1,15 @@
-"""Tile sizes of the kernels: one table, by architecture, arithmetic and kind of product.
+"""Tile sizes of the kernels, looked up in one table by architecture, arithmetic, shape class and kind of product.
 
-Nothing is tuned at a first call. The sizes are the largest tried that the compiler fits into registers
-(tests/kernels/test_compiled.py holds them to that); they have not been measured on a GPU yet. Sizes are powers of two,
-as Triton wants them; what hangs over is masked.
+Nothing is tuned at a first call: the table, tile_table.py, is written by ``python -m bench.tune_tiles``. Sizes are
+powers of two, as Triton wants them; what hangs over is masked.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
+
+from ffrl.kernels.tile_table import TILES
 
 ROWS = 64  # rows of one potential that stand together in one block, in every kernel of a call
 
@@ -21,117 +23,56 @@ class Tile(NamedTuple):
     num_stages: int
 
 
-# Kind of product -> tile:
-# quadratic            rows times a weight
-# quadratic_time       the same with up to three left operands (the sum h1 + τ and the rates of τ)
-# weights              contraction over rows, gradients of W1 and W2
-# gram_forward         (10)
-# gram_backward        (16)
-# jacobian             the Jacobian of a block of rows
-# jacobian_backward    its cotangent times W2
-# jacobian_weights     its cotangent times d1 ∘ W1, contraction over rows
-Table = dict[str, Tile]
-
+# Of products; each has a tile of its own.
 KINDS = (
-    "quadratic",
-    "quadratic_time",
-    "weights",
-    "gram_forward",
-    "gram_backward",
-    "jacobian",
-    "jacobian_backward",
-    "jacobian_weights",
+    "quadratic",  # rows times a weight
+    "quadratic_time",  # the same with up to three left operands (the sum h1 + τ and the rates of τ)
+    "weights",  # contraction over rows, gradients of W1 and W2
+    "gram_forward",  # (10)
+    "gram_backward",  # (16)
+    "jacobian",  # the Jacobian of a block of rows
+    "jacobian_backward",  # its cotangent times W2
+    "jacobian_weights",  # its cotangent times d1 ∘ W1, contraction over rows
+    "rollout_forward",  # a time step of a rollout, with fewer rows a program
+    "rollout_backward",
 )
-# Triton's interpreter takes its time by the operation, not by the number.
-INTERPRETER: Table = dict.fromkeys(KINDS, Tile(64, 64, 4, 1))
+# Kinds of the cubic products: only these are computed in "tf32" where that is asked for, the others in "tf32x3".
+CUBIC_KINDS = tuple(kind for kind in KINDS if kind.startswith(("gram", "jacobian")))
 
-# Oldest compute capability that a table is for -> by arithmetic, "tf32" for the tensor cores and "ieee".
-TABLES: dict[int, dict[str, Table]] = {
-    75: {
-        "ieee": {
-            "quadratic": Tile(32, 16, 4, 1),
-            "quadratic_time": Tile(16, 16, 4, 1),
-            "weights": Tile(32, 16, 4, 1),
-            "gram_forward": Tile(32, 16, 4, 1),
-            "gram_backward": Tile(32, 16, 4, 1),
-            "jacobian": Tile(32, 16, 4, 1),
-            "jacobian_backward": Tile(16, 16, 4, 1),
-            "jacobian_weights": Tile(32, 16, 4, 1),
-        },
-    },
-    80: {
-        "tf32": {
-            "quadratic": Tile(32, 32, 8, 2),
-            "quadratic_time": Tile(32, 16, 8, 2),
-            "weights": Tile(32, 16, 8, 2),
-            "gram_forward": Tile(64, 16, 8, 1),
-            "gram_backward": Tile(32, 32, 8, 2),
-            "jacobian": Tile(64, 16, 8, 2),
-            "jacobian_backward": Tile(32, 16, 8, 2),
-            "jacobian_weights": Tile(16, 16, 4, 1),
-        },
-        "ieee": {
-            "quadratic": Tile(64, 16, 8, 2),
-            "quadratic_time": Tile(32, 16, 8, 2),
-            "weights": Tile(32, 16, 8, 2),
-            "gram_forward": Tile(64, 16, 8, 2),
-            "gram_backward": Tile(32, 16, 4, 1),
-            "jacobian": Tile(64, 32, 8, 2),
-            "jacobian_backward": Tile(32, 32, 8, 2),
-            "jacobian_weights": Tile(32, 16, 4, 2),
-        },
-    },
-    90: {
-        "tf32": {
-            "quadratic": Tile(64, 32, 8, 2),
-            "quadratic_time": Tile(64, 16, 8, 2),
-            "weights": Tile(64, 16, 8, 2),
-            "gram_forward": Tile(128, 16, 8, 1),
-            "gram_backward": Tile(64, 32, 8, 2),
-            "jacobian": Tile(64, 32, 8, 2),
-            "jacobian_backward": Tile(64, 32, 8, 2),
-            "jacobian_weights": Tile(64, 16, 8, 2),
-        },
-        "ieee": {
-            "quadratic": Tile(64, 32, 8, 2),
-            "quadratic_time": Tile(32, 32, 8, 2),
-            "weights": Tile(64, 16, 8, 2),
-            "gram_forward": Tile(64, 32, 8, 2),
-            "gram_backward": Tile(32, 32, 8, 2),
-            "jacobian": Tile(64, 32, 8, 2),
-            "jacobian_backward": Tile(32, 32, 8, 2),
-            "jacobian_weights": Tile(64, 16, 8, 2),
-        },
-    },
-    100: {
-        "tf32": {
-            "quadratic": Tile(64, 32, 8, 2),
-            "quadratic_time": Tile(64, 16, 8, 2),
-            "weights": Tile(64, 16, 8, 2),
-            "gram_forward": Tile(64, 32, 8, 2),
-            "gram_backward": Tile(64, 32, 8, 2),
-            "jacobian": Tile(64, 32, 8, 2),
-            "jacobian_backward": Tile(64, 16, 8, 2),
-            "jacobian_weights": Tile(64, 16, 8, 2),
-        },
-        "ieee": {
-            "quadratic": Tile(64, 32, 8, 2),
-            "quadratic_time": Tile(32, 16, 8, 2),
-            "weights": Tile(64, 16, 8, 2),
-            "gram_forward": Tile(64, 32, 8, 2),
-            "gram_backward": Tile(32, 32, 8, 2),
-            "jacobian": Tile(64, 32, 8, 2),
-            "jacobian_backward": Tile(64, 16, 8, 1),
-            "jacobian_weights": Tile(64, 16, 8, 2),
-        },
-    },
-}
+SHAPE_CLASSES = ("narrow", "wide")
+NARROW = 32  # a call is narrow where neither D, H1 nor H2 is larger
+
+INTERPRETER = Tile(64, 64, 4, 1)  # Triton's interpreter takes its time by the operation, not by the number
 OLDEST_WITH_TENSOR_CORES = 80  # for TF32
 
 
-def table_of(capability: int | None, precision: str) -> Table:
-    """The table for compute capability 10·major + minor, None in the interpreter, and one of launch.PRECISIONS."""
+def shape_class(latent: int, hidden1: int, hidden2: int) -> str:
+    """ "narrow" or "wide", by the weights alone: the tile, and so the bits of a row, must not follow the batch."""
+    return "narrow" if max(latent, hidden1, hidden2) <= NARROW else "wide"
+
+
+def nearest_capability(capability: int) -> int:
+    """The capability whose tiles serve this one: the nearest in the table that is not above it, else the oldest."""
+    return max(listed for listed in TILES if listed <= max(capability, min(TILES)))
+
+
+@functools.cache
+def tile_of(capability: int | None, precision: str, shapes: str, kind: str) -> Tile:
+    """The tile for compute capability 10·major + minor, None in the interpreter.
+
+    ``precision`` is one of launch.PRECISIONS; "tf32" is looked up as "tf32x3", which needs more registers, where the
+    table has no entry of its own. Raises ValueError where an argument is none of those, or the GPU has no TF32.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind = {kind!r} is not allowed; expected one of {KINDS}")
+    if shapes not in SHAPE_CLASSES:
+        raise ValueError(f"shapes = {shapes!r} is not allowed; expected one of {SHAPE_CLASSES}")
     if capability is None:
         return INTERPRETER
-    oldest = max(lowest for lowest in TABLES if lowest <= max(capability, min(TABLES)))
-    return TABLES[oldest]["ieee" if precision == "ieee" else "tf32"]
+    tables = TILES[nearest_capability(capability)]
+    if precision not in tables:
+        raise ValueError(f"precision = {precision!r} is not allowed; expected one of {tuple(tables)} for sm_{capability}")
+    entries = tables[precision][shapes]
+    if kind not in entries and precision == "tf32":
+        entries = tables["tf32x3"][shapes]
+    return Tile(*entries[kind])

@@ -22,7 +22,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from ffrl.kernels import cubic_backward, cubic_forward, quadratic_backward, quadratic_forward, weight_gradients
-from ffrl.kernels.tiling import ROWS, Tile, table_of
+from ffrl.kernels.tiling import OLDEST_WITH_TENSOR_CORES, ROWS, Tile, tile_of
 
 INDICES = {"p_slot_row", "p_block_k", "p_first_block", "p_feature_row", "p_order", "p_first"}
 CUBIC = ("tf32x3", "tf32", "ieee")
@@ -67,8 +67,10 @@ def variants(capability: int, only: str | None = None) -> Iterator[tuple[Any, Ti
     for kernel, (kind, precisions, options) in KERNELS.items():
         if only is not None and only not in kernel.__name__:
             continue
+        if capability < OLDEST_WITH_TENSOR_CORES:
+            precisions = precisions[-1:]
         for precision in precisions or (None,):
-            tile = WITHOUT_PRODUCT if kind is None else table_of(capability, str(precision))[kind]
+            tile = WITHOUT_PRODUCT if kind is None else tile_of(capability, str(precision), "wide", kind)
             sizes = {"ROWS": ROWS, "COLUMNS": tile.columns, "DEPTH": tile.depth, "PRECISION": precision}
             yield kernel, tile, precision, {**sizes, **options}
 

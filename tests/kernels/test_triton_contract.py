@@ -251,8 +251,7 @@ def test_the_arithmetic_and_the_tile_of_a_call_follow_the_gpu_and_the_wish(monke
     for number, (name, quadratic) in enumerate((("ieee", "ieee"), ("tf32x3", "tf32x3"), ("tf32", "tf32x3"))):
         on_hopper = call._replace(capability=90, precision=launch.PRECISIONS[number])
         assert (on_hopper.precision, on_hopper.quadratic_precision) == (name, quadratic)
-        arithmetic = "ieee" if name == "ieee" else "tf32"
-        assert on_hopper.tile("gram_backward") == tiling.TABLES[90][arithmetic]["gram_backward"]
-        assert on_hopper.tile("weights") == tiling.TABLES[90]["ieee" if name == "ieee" else "tf32"]["weights"]
-        assert on_hopper._replace(capability=89).tile("gram_forward") == tiling.TABLES[80][arithmetic]["gram_forward"]
-    assert tiling.table_of(75, "ieee") == tiling.table_of(70, "ieee") == tiling.TABLES[75]["ieee"]
+        assert on_hopper.tile("gram_backward") == tiling.tile_of(90, name, "narrow", "gram_backward")
+        assert on_hopper.tile("weights") == tiling.tile_of(90, quadratic, "narrow", "weights")
+        wide = on_hopper._replace(hidden2=33)
+        assert wide.tile("gram_backward") == tiling.tile_of(90, name, "wide", "gram_backward")
