@@ -71,7 +71,8 @@ def tile_of(capability: int | None, precision: str, shapes: str, kind: str) -> T
         return INTERPRETER
     tables = TILES[nearest_capability(capability)]
     if precision not in tables:
-        raise ValueError(f"precision = {precision!r} is not allowed; expected one of {tuple(tables)} for sm_{capability}")
+        allowed = f"one of {tuple(tables)} for sm_{capability}"
+        raise ValueError(f"precision = {precision!r} is not allowed; expected {allowed}")
     entries = tables[precision][shapes]
     if kind not in entries and precision == "tf32":
         entries = tables["tf32x3"][shapes]
