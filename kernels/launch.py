@@ -47,6 +47,7 @@ class Call(NamedTuple):
 
     @property
     def slots(self) -> int:
+        """Of ``kept`` as the operators hand it out; a launch has the slots of its RowPlan."""
         return self.blocks * ROWS
 
     @property
@@ -79,36 +80,57 @@ def kept_width(latent: int, hidden1: int, hidden2: int, form: str) -> int:
     return 2 * hidden1 + hidden2 + latent + 4 + (hidden2 if form != "none" else 0) + (hidden1 if form == "gram" else 0)
 
 
-def describe(
-    z: Tensor, tau: Tensor, weight1: Tensor, weight2: Tensor, *, second: bool, mixed: bool, feature_row: Tensor | None,
-    tanh_output: bool, form: int, precision: int,
-) -> Call:  # fmt: skip
+class Operands(NamedTuple):
+    """What both directions of the op take."""
+
+    z: Tensor  # (N, D)
+    tau: Tensor  # (M, H1)
+    dtau_dt: Tensor  # (M, H1)
+    d2tau_dt2: Tensor | None  # (M, H1)
+    weight1: Tensor  # (K, H1, D)
+    bias1: Tensor  # (K, H1)
+    weight2: Tensor  # (K, H2, H1)
+    bias2: Tensor  # (K, H2)
+    weight3: Tensor  # (K, H2)
+    bias3: Tensor  # (K,)
+    k: Tensor | None  # (N,) int64
+    k_all: int  # the potential of all rows, where k is None
+    feature_row: Tensor | None  # (N,) int64
+
+    @property
+    def read_d2tau_dt2(self) -> Tensor:
+        """A pointer for the kernels, which do not read it where it is not given."""
+        return self.tau if self.d2tau_dt2 is None else self.d2tau_dt2
+
+
+def describe(operands: Operands, *, tanh_output: bool, form: int, precision: int) -> Call:
     """The call for these operands. Below compute capability 8.0, without TF32, every product is in float32."""
+    z, tau, weight1 = operands.z, operands.tau, operands.weight1
     if z.is_cuda:
         major, minor = torch.cuda.get_device_capability(z.device)
         capability = 10 * major + minor
     else:
         capability = None
-    sharing = "table" if feature_row is not None else "shared" if tau.shape[0] == 1 else "own"
+    sharing = "table" if operands.feature_row is not None else "shared" if tau.shape[0] == 1 else "own"
     return Call(
         rows=z.shape[0],
         features=tau.shape[0],
         potentials=weight1.shape[0],
         latent=weight1.shape[2],
         hidden1=weight1.shape[1],
-        hidden2=weight2.shape[1],
-        mixed=mixed,
+        hidden2=operands.weight2.shape[1],
+        mixed=operands.k is not None,
         sharing=sharing,
         tanh_output=tanh_output,
-        second=second,
+        second=operands.d2tau_dt2 is not None,
         form=FORMS[form],
         precision=PRECISIONS[precision] if (capability or 0) >= OLDEST_WITH_TENSOR_CORES else "ieee",
         capability=capability,
     )
 
 
-def check_operands(call: Call, tensors: dict[str, Tensor | None], device: torch.device) -> None:
-    """Raise RuntimeError unless every tensor has the dtype, device and shape that the call says.
+def check_operands(call: Call, operands: Operands, kept: Tensor | None = None) -> None:
+    """Raise RuntimeError unless every tensor has the dtype, device and shape that the call says, and k_all is in range.
 
     The Python function has checked, and named, what a user can get wrong; this is for those who call the operators.
     """
@@ -124,21 +146,18 @@ def check_operands(call: Call, tensors: dict[str, Tensor | None], device: torch.
         **dict.fromkeys(("k", "feature_row"), (call.rows,)),
         "kept": (call.slots, call.width),
     }
-    for name, value in tensors.items():
-        if value is None:
+    for name, value in {**operands._asdict(), "kept": kept}.items():
+        if not isinstance(value, Tensor):
             continue
         dtype = torch.int64 if name in ("k", "feature_row") else torch.float32
+        expected = dtype, operands.z.device, shapes[name]
         given = value.dtype, value.device, tuple(value.shape)
-        if given != (dtype, device, shapes[name]):
-            raise RuntimeError(f"ffrl: {name} is {given}, expected {(dtype, device, shapes[name])}")
+        if given != expected:
+            raise RuntimeError(f"ffrl: {name} is {given}, expected {expected}")
     if call.sharing == "own" and features != call.rows:
         raise RuntimeError(f"ffrl: {features} feature rows for {call.rows} rows need feature_row")
-
-
-def check_index(call: Call, k: Tensor | None, k_all: int) -> None:
-    """Raise RuntimeError where the one index of all rows names no potential."""
-    if k is None and not 0 <= k_all < call.potentials:
-        raise RuntimeError(f"ffrl: k_all = {k_all} is outside 0 <= k < {call.potentials}")
+    if operands.k is None and not 0 <= operands.k_all < potentials:
+        raise RuntimeError(f"ffrl: k_all = {operands.k_all} is outside 0 <= k < {potentials}")
 
 
 def on_device(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ffrl.kernels.cubic_backward import gram_backward, jacobian_backward, jacobian_cotangent, jacobian_weight2
-from ffrl.kernels.launch import Call, cdiv, check_index, check_operands, describe, on_device, tiled
+from ffrl.kernels.launch import Call, Operands, cdiv, check_operands, describe, on_device, tiled
 from ffrl.kernels.potential_forward import batched_product, gram_matrix, plan_of
 from ffrl.kernels.quadratic_backward import (
     feature_sums,
@@ -52,17 +52,11 @@ def potential_backward(
     needs_weights: bool, precision: int,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Gradients of z, the three time features and the six weights; what is not needed has no elements."""
-    call = describe(
-        z, tau, weight1, weight2, second=d2tau_dt2 is not None, mixed=k is not None, feature_row=feature_row,
-        tanh_output=tanh_output, form=form, precision=precision,
-    )  # fmt: skip
-    operands = {
-        "kept": kept, "z": z, "tau": tau, "dtau_dt": dtau_dt, "d2tau_dt2": d2tau_dt2, "weight1": weight1,
-        "bias1": bias1, "weight2": weight2, "bias2": bias2, "weight3": weight3, "bias3": bias3, "k": k,
-        "feature_row": feature_row,
-    }  # fmt: skip
-    check_operands(call, operands, z.device)
-    check_index(call, k, k_all)
+    operands = Operands(
+        z, tau, dtau_dt, d2tau_dt2, weight1, bias1, weight2, bias2, weight3, bias3, k, k_all, feature_row
+    )
+    call = describe(operands, tanh_output=tanh_output, form=form, precision=precision)
+    check_operands(call, operands, kept)
     second = needs_features and call.second
     wanted = (needs_z, needs_features, needs_features, second, *[needs_weights] * 6)
     likes = (z, tau, dtau_dt, tau, weight1, bias1, weight2, bias2, weight3, bias3)
@@ -72,28 +66,23 @@ def potential_backward(
         )
     with on_device(z):
         v = Cotangents(v_u, v_du_dz, v_du_dt, v_d2u_dt2, v_lap_u if call.form != "none" else None)
-        backward = Backward(call, plan_of(call, k, k_all, z.device), kept, z, (tau, dtau_dt, d2tau_dt2), feature_row)
-        return backward.run((weight1, weight2, weight3), v, needs_z, needs_features, needs_weights)
+        return Backward(call, plan_of(operands), operands, kept).run(v, needs_z, needs_features, needs_weights)
 
 
 class Backward:
-    """One backward pass; the methods are its stages."""
+    """One backward pass; the methods are its stages.
 
-    def __init__(
-        self, call: Call, plan: RowPlan, kept: Tensor, z: Tensor, features: tuple[Tensor, Tensor, Tensor | None],
-        feature_row: Tensor | None,
-    ) -> None:  # fmt: skip
-        self.call, self.plan, self.kept, self.z, self.feature_row = call, plan, kept, z, feature_row
-        self.tau, self.dtau_dt, d2tau_dt2 = features
-        self.d2tau_dt2 = d2tau_dt2 if d2tau_dt2 is not None else self.tau  # a pointer that is not read
+    Blocks and slots are those of the plan alone, and ``kept`` is (P, width) with its slots P: a plan may have blocks in
+    another number than the operators make, as long as those of one potential are together.
+    """
 
-    def run(
-        self, weights: tuple[Tensor, Tensor, Tensor], v: Cotangents, needs_z: bool, needs_features: bool,
-        needs_weights: bool,
-    ) -> tuple[Tensor, ...]:  # fmt: skip
-        call, plan, z = self.call, self.plan, self.z
-        weight1, weight2, weight3 = weights
-        slots, hidden1, hidden2 = call.slots, call.hidden1, call.hidden2
+    def __init__(self, call: Call, plan: RowPlan, operands: Operands, kept: Tensor) -> None:
+        self.call, self.plan, self.operands, self.kept = call, plan, operands, kept
+
+    def run(self, v: Cotangents, needs_z: bool, needs_features: bool, needs_weights: bool) -> tuple[Tensor, ...]:
+        call, plan, operands = self.call, self.plan, self.operands
+        z, weight1, weight2, weight3 = operands.z, operands.weight1, operands.weight2, operands.weight3
+        slots, hidden1, hidden2 = plan.slots, call.hidden1, call.hidden2
         self.form = call.form if v.lap_u is not None else "none"
         self.second = v.d2u_dt2 is not None and call.second
         self.time = v.du_dt is not None or self.second
@@ -108,7 +97,7 @@ class Backward:
             HAS_TT=self.second, HAS_LAP=self.form != "none", ROWS=ROWS, DEPTH=32, num_warps=8,
         )  # fmt: skip
         gram = gram_matrix(weight1, call) if self.form != "none" else z
-        cubic = self.cubic(weight1, weight2, gram, v_ell_c, needs_weights)
+        cubic = self.cubic(gram, v_ell_c, needs_weights)
 
         v_q, v_h1, v_a1 = (z.new_empty(slots, hidden1) for _ in range(3))
         diagonal_parts = z.new_empty(plan.blocks, hidden1)
@@ -126,13 +115,13 @@ class Backward:
         bias1_parts = z.new_empty(plan.blocks, hidden1)
         tile = call.tile("quadratic_time")
         hidden2_backward[plan.blocks, cdiv(hidden2, tile.columns)](
-            self.dtau_dt, self.d2tau_dt2, self.feature_row, weight2, weight3, plan.slot_row, plan.block_k, self.kept,
-            scalars, v_q, v_a2, v_omega, v_omega2, bias2_parts, weight3_parts,
+            operands.dtau_dt, operands.read_d2tau_dt2, operands.feature_row, weight2, weight3,
+            plan.slot_row, plan.block_k, self.kept, scalars, v_q, v_a2, v_omega, v_omega2, bias2_parts, weight3_parts,
             call.latent, hidden1, hidden2, call.width, slots,
             FEATURES=call.sharing, LAPLACIAN=self.form != "none", HAS_V=self.has_v or self.form != "none",
             TIME=self.time, SECOND=self.second, PRECISION=precision, **tiled(tile),
         )  # fmt: skip
-        of_rows = tuple(z.new_empty(call.rows if needs_features else 0, hidden1) for _ in range(3))
+        of_rows = tuple(z.new_empty(z.shape[0] if needs_features else 0, hidden1) for _ in range(3))
         tile = call.tile("quadratic_time")
         sums_backward[plan.blocks, cdiv(hidden1, tile.columns)](
             weight2, plan.slot_row, plan.block_k, self.kept, v_h1, v_a2, v_omega, v_omega2, v_a1, *of_rows, bias1_parts,
@@ -140,7 +129,7 @@ class Backward:
             VALUES=needs_features, TIME=self.time, SECOND=self.second, PRECISION=precision, **tiled(tile),
         )  # fmt: skip
 
-        v_z = self.gradient_of_z(weight1, v_a1) if needs_z else z.new_empty(0)
+        v_z = self.gradient_of_z(v_a1) if needs_z else z.new_empty(0)
         v_features = self.gradients_of_features(of_rows) if needs_features else self.nothing(3)
         if not needs_weights:
             return v_z, *v_features, *self.nothing(6)
@@ -156,25 +145,24 @@ class Backward:
             *v_features,
             self.gradient_of_weight1(v_v, v_a1, extra),
             sum_by_potential(bias1_parts, plan, call.potentials),
-            self.gradient_of_weight2(weight3, v_q, v_a2, v_omega, v_omega2, cubic.weight2),
+            self.gradient_of_weight2(v_q, v_a2, v_omega, v_omega2, cubic.weight2),
             sum_by_potential(bias2_parts, plan, call.potentials),
             sum_by_potential(weight3_parts, plan, call.potentials),
             sum_by_potential(v_bias3, plan, call.potentials),
         )
 
-    def cubic(
-        self, weight1: Tensor, weight2: Tensor, gram: Tensor, v_ell_c: Tensor, needs_weights: bool
-    ) -> CubicGradients:
+    def cubic(self, gram: Tensor, v_ell_c: Tensor, needs_weights: bool) -> CubicGradients:
         """(16): only the Jacobian form has a part in the gradients of z; the Gram form kept e for them."""
         if self.form == "none" or (self.form == "gram" and not needs_weights):
             return CubicGradients(None, None, None)
         h1 = self.kept[:, : self.call.hidden1]
         d1 = (1 - h1) * (1 + h1)  # (P, H1)
-        if self.form == "gram":
-            return self.gram_form(weight1, weight2, gram, d1, v_ell_c)
-        return self.jacobian_form(weight1, weight2, d1, v_ell_c, needs_weights)
+        return (
+            self.gram_form(gram, d1, v_ell_c) if self.form == "gram" else self.jacobian_form(d1, v_ell_c, needs_weights)
+        )
 
-    def gram_form(self, weight1: Tensor, weight2: Tensor, gram: Tensor, d1: Tensor, v_ell_c: Tensor) -> CubicGradients:
+    def gram_form(self, gram: Tensor, d1: Tensor, v_ell_c: Tensor) -> CubicGradients:
+        weight1, weight2 = self.operands.weight1, self.operands.weight2
         call, hidden1, hidden2 = self.call, self.call.hidden1, self.call.hidden2
         tile = call.tile("gram_backward")
         tiles = cdiv(hidden1, tile.columns)
@@ -184,7 +172,7 @@ class Backward:
         gram_parts = d1.new_empty(chunks, call.potentials, hidden1, hidden1)
         gram_backward[pairs, chunks, call.potentials](
             weight2, gram, self.plan.slot_row, self.plan.first_block, d1, v_ell_c, weight2_parts, gram_parts,
-            hidden1, hidden2, call.slots, call.potentials,
+            hidden1, hidden2, self.plan.slots, call.potentials,
             PRECISION=call.precision, **tiled(tile),
         )  # fmt: skip
         # Above the diagonal's tiles nothing was written: what is there is selected away, not multiplied.
@@ -193,10 +181,9 @@ class Backward:
         v_gram = v_gram + v_gram.tril(-1).mT
         return CubicGradients(None, 2 * batched_product(v_gram, weight1, call), weight2_parts.sum(0))
 
-    def jacobian_form(
-        self, weight1: Tensor, weight2: Tensor, d1: Tensor, v_ell_c: Tensor, needs_weights: bool
-    ) -> CubicGradients:
-        call, plan, latent, slots = self.call, self.plan, self.call.latent, self.call.slots
+    def jacobian_form(self, d1: Tensor, v_ell_c: Tensor, needs_weights: bool) -> CubicGradients:
+        call, plan, latent, slots = self.call, self.plan, self.call.latent, self.plan.slots
+        weight1, weight2 = self.operands.weight1, self.operands.weight2
         hidden1, hidden2 = call.hidden1, call.hidden2
         group = min(JACOBIAN_GROUP, latent)
         v_d1, v_jacobian = torch.zeros_like(d1), d1.new_empty(group, slots, hidden2)
@@ -224,28 +211,28 @@ class Backward:
             return CubicGradients(v_d1, None, None)
         return CubicGradients(v_d1, sum_by_potential(weight1_parts, plan, call.potentials), v_weight2)
 
-    def gradient_of_z(self, weight1: Tensor, v_a1: Tensor) -> Tensor:
-        v_z = torch.empty_like(self.z)
+    def gradient_of_z(self, v_a1: Tensor) -> Tensor:
+        v_z = torch.empty_like(self.operands.z)
         tile = self.call.tile("quadratic")
         z_backward[self.plan.blocks, cdiv(self.call.latent, tile.columns)](
-            weight1, self.plan.slot_row, self.plan.block_k, v_a1, v_z, self.call.latent, self.call.hidden1,
-            PRECISION=self.call.quadratic_precision, **tiled(tile),
+            self.operands.weight1, self.plan.slot_row, self.plan.block_k, v_a1, v_z,
+            self.call.latent, self.call.hidden1, PRECISION=self.call.quadratic_precision, **tiled(tile),
         )  # fmt: skip
         return v_z
 
     def gradients_of_features(self, of_rows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """(M, H1) each, from those of each row (N, H1)."""
-        call = self.call
+        call, tau = self.call, self.operands.tau
         there = (True, self.time, self.second)
         sources = [rows if given else None for rows, given in zip(of_rows, there, strict=True)]
         sources = sources[: 3 if call.second else 2]
         if call.sharing == "own":
-            found = [torch.zeros_like(self.tau) if rows is None else rows for rows in sources]
+            found = [torch.zeros_like(tau) if rows is None else rows for rows in sources]
         else:
             order, first = self.rows_by_feature()
             found = []
             for rows in sources:
-                out = torch.zeros_like(self.tau) if rows is None else torch.empty_like(self.tau)
+                out = torch.zeros_like(tau) if rows is None else torch.empty_like(tau)
                 if rows is not None:
                     feature_sums[call.features, cdiv(call.hidden1, 32)](
                         rows, order, first, out, call.hidden1, ROWS=ROWS, COLUMNS=32, num_warps=4
@@ -255,38 +242,40 @@ class Backward:
 
     def nothing(self, count: int) -> list[Tensor]:
         """So many tensors without elements, each its own: an operator's outputs may not alias."""
-        return [self.z.new_empty(0) for _ in range(count)]
+        return [self.kept.new_empty(0) for _ in range(count)]
 
     def rows_by_feature(self) -> tuple[Tensor, Tensor]:
         """Rows in the order of their feature rows (N,), and where those of each feature row begin, (M + 1,)."""
-        device = self.z.device
-        if self.feature_row is None:
-            return torch.arange(self.call.rows, device=device), torch.arange(2, device=device) * self.call.rows
-        of_row, order = torch.sort(self.feature_row, stable=True)
+        rows, feature_row, device = self.operands.z.shape[0], self.operands.feature_row, self.kept.device
+        if feature_row is None:
+            return torch.arange(rows, device=device), torch.arange(2, device=device) * rows
+        of_row, order = torch.sort(feature_row, stable=True)
         return order, torch.searchsorted(of_row, torch.arange(self.call.features + 1, device=device))
 
     def gradient_of_weight1(self, v_v: Tensor, v_a1: Tensor, extra: Tensor | None) -> Tensor:
         call, plan = self.call, self.plan
-        out = self.z.new_empty(call.potentials, call.hidden1, call.latent)
+        out = self.kept.new_empty(call.potentials, call.hidden1, call.latent)
         tile = call.tile("weights")
         grid = (cdiv(call.hidden1, tile.columns), cdiv(call.latent, tile.columns), call.potentials)
         weight1_gradient[grid](
-            self.z, plan.slot_row, plan.first_block, self.kept, v_v, v_a1, extra if extra is not None else out, out,
+            self.operands.z, plan.slot_row, plan.first_block, self.kept, v_v, v_a1,
+            extra if extra is not None else out, out,
             call.latent, call.hidden1, call.hidden2, call.width,
             HAS_V=self.has_v, EXTRA=extra is not None, PRECISION=call.quadratic_precision, **tiled(tile),
         )  # fmt: skip
         return out
 
     def gradient_of_weight2(
-        self, weight3: Tensor, v_q: Tensor, v_a2: Tensor, v_omega: Tensor, v_omega2: Tensor, extra: Tensor | None
+        self, v_q: Tensor, v_a2: Tensor, v_omega: Tensor, v_omega2: Tensor, extra: Tensor | None
     ) -> Tensor:
-        call, plan = self.call, self.plan
-        out = self.z.new_empty(call.potentials, call.hidden2, call.hidden1)
+        call, plan, operands = self.call, self.plan, self.operands
+        out = self.kept.new_empty(call.potentials, call.hidden2, call.hidden1)
         tile = call.tile("weights")
         grid = (cdiv(call.hidden2, tile.columns), cdiv(call.hidden1, tile.columns), call.potentials)
         weight2_gradient[grid](
-            self.tau, self.dtau_dt, self.d2tau_dt2, self.feature_row, weight3, plan.slot_row, plan.first_block,
-            self.kept, v_q, v_a2, v_omega, v_omega2, extra if extra is not None else out, out,
+            operands.tau, operands.dtau_dt, operands.read_d2tau_dt2, operands.feature_row, operands.weight3,
+            plan.slot_row, plan.first_block, self.kept, v_q, v_a2, v_omega, v_omega2,
+            extra if extra is not None else out, out,
             call.hidden1, call.hidden2, call.width,
             FEATURES=call.sharing, HAS_V=self.has_v or self.form != "none", TIME=self.time, SECOND=self.second,
             EXTRA=extra is not None, PRECISION=call.quadratic_precision, **tiled(tile),

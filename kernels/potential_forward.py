@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ffrl.kernels.cubic_forward import gram_forward, jacobian_forward, matmul
-from ffrl.kernels.launch import Call, cdiv, check_index, check_operands, describe, on_device, tiled
+from ffrl.kernels.launch import Call, Operands, cdiv, check_operands, describe, on_device, tiled
 from ffrl.kernels.quadratic_forward import hidden1_forward, hidden2_forward, q_forward, rows_forward, v_forward
 from ffrl.kernels.row_plan import RowPlan, plan_rows
 from ffrl.kernels.tiling import ROWS
@@ -31,8 +30,10 @@ def batched_product(left: Tensor, right: Tensor, call: Call) -> Tensor:
     return out
 
 
-def plan_of(call: Call, k: Tensor | None, k_all: int, device: torch.device) -> RowPlan:
-    return plan_rows(call.rows, call.potentials, k, k_all, ROWS, device)
+def plan_of(operands: Operands) -> RowPlan:
+    return plan_rows(
+        operands.z.shape[0], operands.weight1.shape[0], operands.k, operands.k_all, ROWS, operands.z.device
+    )
 
 
 def potential_forward(
@@ -55,16 +56,11 @@ def potential_forward(
     precision: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """u, du_dz, du_dt, d2u_dt2, lap_u and what the backward needs; what was not asked for has no elements."""
-    call = describe(
-        z, tau, weight1, weight2, second=d2tau_dt2 is not None, mixed=k is not None, feature_row=feature_row,
-        tanh_output=tanh_output, form=form, precision=precision,
-    )  # fmt: skip
-    operands = {
-        "z": z, "tau": tau, "dtau_dt": dtau_dt, "d2tau_dt2": d2tau_dt2, "weight1": weight1, "bias1": bias1,
-        "weight2": weight2, "bias2": bias2, "weight3": weight3, "bias3": bias3, "k": k, "feature_row": feature_row,
-    }  # fmt: skip
-    check_operands(call, operands, z.device)
-    check_index(call, k, k_all)
+    operands = Operands(
+        z, tau, dtau_dt, d2tau_dt2, weight1, bias1, weight2, bias2, weight3, bias3, k, k_all, feature_row
+    )
+    call = describe(operands, tanh_output=tanh_output, form=form, precision=precision)
+    check_operands(call, operands)
     rows, laplacian = call.rows, call.form != "none"
     u, du_dz, du_dt = z.new_empty(rows), z.new_empty(rows, call.latent), z.new_empty(rows)
     d2u_dt2, lap_u = z.new_empty(rows if call.second else 0), z.new_empty(rows if laplacian else 0)
@@ -72,24 +68,18 @@ def potential_forward(
     if rows == 0:
         return u, du_dz, du_dt, d2u_dt2, lap_u, kept.zero_() if keep else z.new_empty(0)
     with on_device(z):
-        launch_forward(
-            call, plan_of(call, k, k_all, z.device), z, tau, dtau_dt, d2tau_dt2, weight1, bias1, weight2, bias2,
-            weight3, bias3, feature_row, keep, (u, du_dz, du_dt, d2u_dt2, lap_u, kept),
-        )  # fmt: skip
+        launch_forward(call, plan_of(operands), operands, keep, (u, du_dz, du_dt, d2u_dt2, lap_u, kept))
     return u, du_dz, du_dt, d2u_dt2, lap_u, kept if keep else z.new_empty(0)
 
 
-def launch_forward(
-    call: Call, plan: RowPlan, z: Tensor, tau: Tensor, dtau_dt: Tensor, d2tau_dt2: Tensor | None, weight1: Tensor,
-    bias1: Tensor, weight2: Tensor, bias2: Tensor, weight3: Tensor, bias3: Tensor, feature_row: Tensor | None,
-    keep: bool, outputs: tuple[Tensor, ...],
-) -> None:  # fmt: skip
+def launch_forward(call: Call, plan: RowPlan, operands: Operands, keep: bool, outputs: tuple[Tensor, ...]) -> None:
+    """Fill ``outputs``, those of the operator; kept is (P, width) with the slots P of the plan."""
+    z, tau, dtau_dt, _, weight1, bias1, weight2, bias2, weight3, bias3, _, _, feature_row = operands
     u, du_dz, du_dt, d2u_dt2, lap_u, kept = outputs
     latent, hidden1, hidden2, slots, blocks, width = (
-        call.latent, call.hidden1, call.hidden2, call.slots, plan.blocks, call.width,
+        call.latent, call.hidden1, call.hidden2, plan.slots, plan.blocks, call.width,
     )  # fmt: skip
     precision = call.quadratic_precision
-    second = d2tau_dt2 if d2tau_dt2 is not None else tau  # a pointer that is not read
     d1 = z.new_empty(slots, hidden1)
     c = z.new_empty(hidden2, slots)
     tile = call.tile("quadratic")
@@ -101,8 +91,8 @@ def launch_forward(
     num_parts = cdiv(hidden2, tile.columns)
     parts = z.new_empty(3, num_parts, slots)
     hidden2_forward[blocks, num_parts](
-        tau, dtau_dt, second, feature_row, weight2, bias2, weight3, plan.slot_row, plan.block_k, kept, c, parts,
-        hidden1, hidden2, width, slots,
+        tau, dtau_dt, operands.read_d2tau_dt2, feature_row, weight2, bias2, weight3, plan.slot_row, plan.block_k,
+        kept, c, parts, hidden1, hidden2, width, slots,
         FEATURES=call.sharing, SECOND=call.second, PRECISION=precision, **tiled(tile),
     )  # fmt: skip
     tile = call.tile("quadratic")
@@ -127,7 +117,7 @@ def launch_squares(
     call: Call, plan: RowPlan, weight1: Tensor, weight2: Tensor, gram: Tensor, d1: Tensor, c: Tensor, *, keep: bool
 ) -> tuple[Tensor, Tensor]:
     """The cubic part: S in parts (tiles, H2, P), and e in parts (chunks, P, H1) where a Gram backward follows."""
-    hidden1, hidden2, slots = call.hidden1, call.hidden2, call.slots
+    hidden1, hidden2, slots = call.hidden1, call.hidden2, plan.slots
     nothing = d1.new_empty(0)
     if call.form == "gram":
         tile = call.tile("gram_forward")

@@ -19,6 +19,10 @@ class RowPlan(NamedTuple):
     block_k: Tensor  # (blocks,) int64
     first_block: Tensor  # (K + 1,) int64: blocks of potential k are first_block[k] .. first_block[k + 1] - 1
 
+    @property
+    def slots(self) -> int:
+        return self.slot_row.shape[0]
+
 
 def max_blocks(num_rows: int, num_potentials: int, block_rows: int, *, mixed: bool) -> int:
     """Blocks that so many rows, of one potential or of mixed ones, can need."""

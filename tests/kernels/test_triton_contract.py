@@ -245,9 +245,7 @@ def test_the_arithmetic_and_the_tile_of_a_call_follow_the_gpu_and_the_wish(monke
     from ffrl.kernels import launch, tiling
 
     given = operands(40, "one", mixed=False, second=True, form="gram", tracked=False)
-    z, tau, weight1, weight2 = given[0], given[1], given[4], given[6]
-    options = {"second": True, "mixed": False, "feature_row": None, "tanh_output": True, "form": 1}
-    call = launch.describe(z, tau, weight1, weight2, precision=1, **options)
+    call = launch.describe(launch.Operands(*given[:13]), tanh_output=True, form=1, precision=1)
     for number, (name, quadratic) in enumerate((("ieee", "ieee"), ("tf32x3", "tf32x3"), ("tf32", "tf32x3"))):
         on_hopper = call._replace(capability=90, precision=launch.PRECISIONS[number])
         assert (on_hopper.precision, on_hopper.quadratic_precision) == (name, quadratic)
