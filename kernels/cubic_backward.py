@@ -5,6 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ffrl.kernels.row_sums import chunk_of_segment, load_rows
+
 
 @triton.jit
 def gram_backward(
@@ -45,9 +47,8 @@ def gram_backward(
             o_slot = o_first + o_r
             m_row = tl.load(p_slot_row + o_slot) >= 0
             b_factor = tl.load(p_v_ell_c + tl.cast(j, tl.int64) * SLOTS + o_slot, mask=m_row, other=0.0)
-            p_rows = p_d1 + o_first * H1 + o_r[:, None] * H1
-            b_d1_left = tl.load(p_rows + o_left, mask=m_row[:, None] & m_left, other=0.0)
-            b_d1_right = tl.load(p_rows + o_right, mask=m_row[:, None] & m_right, other=0.0)
+            b_d1_left = load_rows(p_d1, o_first, o_r, m_row, o_left, m_left, H1)
+            b_d1_right = load_rows(p_d1, o_first, o_r, m_row, o_right, m_right, H1)
             b_t = tl.dot(tl.trans(b_factor[:, None] * b_d1_left), b_d1_right, b_t, input_precision=PRECISION)
         o_weight = j * H1
         b_weight_left = tl.load(p_weight2 + o_weight + o_left, mask=m_left, other=0.0)
@@ -95,66 +96,72 @@ def jacobian_cotangent(
 @triton.jit
 def jacobian_backward(
     p_weight1, p_weight2, p_slot_row, p_block_k, p_d1, p_v_jacobian, p_v_d1, p_weight1_parts,
-    first, dims, D, H1, H2, SLOTS,
+    first, dims, D, H1, H2, SLOTS, WEIGHTS: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """B_d = J̄_d W2: v_d1 (P, H1) += B_d ∘ W1[:, d]; weight1_parts (blocks, H1, D): Σ_n B_d ∘ d1; d from ``first``."""
+    """B_d = J̄_d W2: v_d1 (P, H1) += B_d ∘ W1[:, d] for ``dims`` d from ``first``.
+
+    With WEIGHTS weight1_parts (blocks, H1, D): Σ_n B_d ∘ d1.
+    """
     i_block, i_tile = tl.program_id(0), tl.program_id(1)
     o_r = tl.arange(0, ROWS)
     o_first = i_block.to(tl.int64) * ROWS
-    o_slot = o_first + o_r
     b_k = tl.load(p_block_k + i_block)
     p_weight1 += b_k * H1 * D
     p_weight2 += b_k * H2 * H1
-    p_d1 += o_first * H1
     p_v_d1 += o_first * H1
-    m_row = tl.load(p_slot_row + o_slot) >= 0
+    m_row = tl.load(p_slot_row + o_first + o_r) >= 0
     o_h = i_tile * COLUMNS + tl.arange(0, COLUMNS)
     m_h = o_h < H1
     m_rh = m_row[:, None] & m_h
     o_rows = o_r[:, None] * H1 + o_h
-    b_d1 = tl.load(p_d1 + o_rows, mask=m_rh, other=0.0)
+    if WEIGHTS:
+        b_d1 = load_rows(p_d1, o_first, o_r, m_row, o_h, m_h, H1)
     b_v_d1 = tl.load(p_v_d1 + o_rows, mask=m_rh, other=0.0)
     for i_dim in range(dims):
+        p_in = p_v_jacobian + tl.cast(i_dim, tl.int64) * SLOTS * H2
         b_product = tl.zeros((ROWS, COLUMNS), tl.float32)
         for j in range(0, H2, DEPTH):
             o_j = j + tl.arange(0, DEPTH)
             m_j = o_j < H2
-            p_in = p_v_jacobian + (tl.cast(i_dim, tl.int64) * SLOTS + o_first) * H2
-            b_v_jacobian = tl.load(p_in + o_r[:, None] * H2 + o_j, mask=m_row[:, None] & m_j, other=0.0)
+            b_v_jacobian = load_rows(p_in, o_first, o_r, m_row, o_j, m_j, H2)
             b_weight = tl.load(p_weight2 + o_j[:, None] * H1 + o_h, mask=m_j[:, None] & m_h, other=0.0)
             b_product = tl.dot(b_v_jacobian, b_weight, b_product, input_precision=PRECISION)
         b_v_d1 += b_product * tl.load(p_weight1 + o_h * D + first + i_dim, mask=m_h, other=0.0)
-        o_part = (i_block.to(tl.int64) * H1 + o_h) * D + first + i_dim
-        tl.store(p_weight1_parts + o_part, tl.sum(b_product * b_d1, 0), mask=m_h)
+        if WEIGHTS:
+            o_part = (i_block.to(tl.int64) * H1 + o_h) * D + first + i_dim
+            tl.store(p_weight1_parts + o_part, tl.sum(b_product * b_d1, 0), mask=m_h)
     tl.store(p_v_d1 + o_rows, b_v_d1, mask=m_rh)
 
 
 @triton.jit
 def jacobian_weight2(
-    p_weight1, p_slot_row, p_first_block, p_d1, p_v_jacobian, p_v_weight2, first, dims, D, H1, H2, SLOTS,
+    p_weight1, p_slot_row, p_first_block, p_d1, p_v_jacobian, p_parts, first, dims, D, H1, H2, SLOTS,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """v_weight2 (K, H2, H1) += Σ_d Σ_n J̄_d (d1 ∘ W1[:, d])ᵀ for d from ``first``."""
-    i_tile, j_tile, i_k = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
+    """parts (chunks, K, H2, H1) of v_weight2 += Σ_d Σ_n J̄_d (d1 ∘ W1[:, d])ᵀ for ``dims`` d from ``first``.
+
+    Grid as in weight_gradients.py.
+    """
+    i_pair, i_chunk, i_k = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
+    num_tiles = tl.cdiv(H1, COLUMNS)
     p_weight1 += i_k * H1 * D
-    p_v_weight2 += i_k * H2 * H1
+    p_parts += (i_chunk * tl.num_programs(2) + i_k) * H2 * H1
     o_r = tl.arange(0, DEPTH)
-    first_slot = tl.load(p_first_block + i_k) * ROWS
-    last_slot = tl.load(p_first_block + i_k + 1) * ROWS
-    o_j = i_tile * COLUMNS + tl.arange(0, COLUMNS)
-    o_h = j_tile * COLUMNS + tl.arange(0, COLUMNS)
+    o_j = i_pair // num_tiles * COLUMNS + tl.arange(0, COLUMNS)
+    o_h = i_pair % num_tiles * COLUMNS + tl.arange(0, COLUMNS)
     m_j = o_j < H2
     m_h = o_h < H1
     o_out = o_j[:, None] * H1 + o_h
-    b_sum = tl.load(p_v_weight2 + o_out, mask=m_j[:, None] & m_h, other=0.0)
+    b_sum = tl.load(p_parts + o_out, mask=m_j[:, None] & m_h, other=0.0)
+    first_block, last_block = chunk_of_segment(p_first_block, i_k, i_chunk, tl.num_programs(1))
     for i_dim in range(dims):
+        p_in = p_v_jacobian + tl.cast(i_dim, tl.int64) * SLOTS * H2
         b_product = tl.zeros((COLUMNS, COLUMNS), tl.float32)
-        for o_first in range(first_slot, last_slot, DEPTH):
+        for o_first in range(first_block * ROWS, last_block * ROWS, DEPTH):
             m_row = tl.load(p_slot_row + o_first + o_r) >= 0
-            b_d1 = tl.load(p_d1 + o_first * H1 + o_r[:, None] * H1 + o_h, mask=m_row[:, None] & m_h, other=0.0)
-            p_in = p_v_jacobian + (tl.cast(i_dim, tl.int64) * SLOTS + o_first) * H2
-            b_v_jacobian = tl.load(p_in + o_r[:, None] * H2 + o_j, mask=m_row[:, None] & m_j, other=0.0)
+            b_d1 = load_rows(p_d1, o_first, o_r, m_row, o_h, m_h, H1)
+            b_v_jacobian = load_rows(p_in, o_first, o_r, m_row, o_j, m_j, H2)
             b_product = tl.dot(tl.trans(b_v_jacobian), b_d1, b_product, input_precision=PRECISION)
         b_sum += b_product * tl.load(p_weight1 + o_h * D + first + i_dim, mask=m_h, other=0.0)
-    tl.store(p_v_weight2 + o_out, b_sum, mask=m_j[:, None] & m_h)
+    tl.store(p_parts + o_out, b_sum, mask=m_j[:, None] & m_h)

@@ -17,11 +17,17 @@ PRECISIONS = ("ieee", "tf32x3", "tf32")  # of the cubic products, likewise
 # Programs that keep a GPU busy. More chunks of a product cost memory for their sums and time to add them up.
 ENOUGH_PROGRAMS = 264
 MAX_CHUNKS = 16
+LONGEST_SUM = 64  # steps that a program adds up one after another, while the number of chunks allows it
 FORWARD_CHUNKS, UNITS_OF_A_CHUNK = 8, 32
 
 
 def cdiv(numerator: int, denominator: int) -> int:
     return -(-numerator // denominator)
+
+
+def chunks_of_sum(programs: int, steps: int, most: int) -> int:
+    """Into how many chunks sums of about so many steps are cut, each of which one of so many programs would take."""
+    return max(1, min(max(cdiv(ENOUGH_PROGRAMS, programs), cdiv(steps, LONGEST_SUM)), most))
 
 
 class Call(NamedTuple):
@@ -71,7 +77,7 @@ class Call(NamedTuple):
         return max(1, min(FORWARD_CHUNKS, self.hidden2 // UNITS_OF_A_CHUNK))
 
     def backward_chunks(self, programs: int) -> int:
-        """Likewise for the sums over rows, where there are so many programs without."""
+        """Likewise for the sums over rows of the Gram form, where there are so many programs without."""
         return max(1, min(cdiv(ENOUGH_PROGRAMS, max(programs, 1)), MAX_CHUNKS, self.hidden2 // 8))
 
 

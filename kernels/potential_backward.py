@@ -8,18 +8,28 @@ import torch
 from torch import Tensor
 
 from ffrl.kernels.cubic_backward import gram_backward, jacobian_backward, jacobian_cotangent, jacobian_weight2
-from ffrl.kernels.launch import Call, Operands, cdiv, check_operands, describe, on_device, tiled
+from ffrl.kernels.launch import (
+    MAX_CHUNKS,
+    Call,
+    Operands,
+    cdiv,
+    check_operands,
+    chunks_of_sum,
+    describe,
+    on_device,
+    tiled,
+)
 from ffrl.kernels.potential_forward import batched_product, gram_matrix, plan_of
 from ffrl.kernels.quadratic_backward import (
-    feature_sums,
     hidden1_backward,
     hidden2_backward,
     rows_backward,
     sums_backward,
     z_backward,
 )
-from ffrl.kernels.row_plan import RowPlan, sum_by_potential
-from ffrl.kernels.tiling import ROWS
+from ffrl.kernels.row_plan import RowPlan
+from ffrl.kernels.row_sums import add_parts, sum_by_potential, sum_segments
+from ffrl.kernels.tiling import ROWS, Tile
 from ffrl.kernels.weight_gradients import weight1_gradient, weight2_gradient
 
 # Latent dimensions whose J̄ stands in memory at once in the Jacobian form: arrays of the size of h2.
@@ -133,22 +143,22 @@ class Backward:
         v_features = self.gradients_of_features(of_rows) if needs_features else self.nothing(3)
         if not needs_weights:
             return v_z, *v_features, *self.nothing(6)
-        extra = None
-        if cubic.weight1 is not None:
-            diagonal = sum_by_potential(diagonal_parts, plan, call.potentials)  # (K, H1)
-            extra = cubic.weight1 + 2 * diagonal[:, :, None] * weight1
-        v_bias3 = (
-            torch.where(plan.slot_row >= 0, scalars[0], torch.zeros_like(scalars[0])).view(plan.blocks, ROWS).sum(1)
-        )
+        v_weight1 = self.gradient_of_weight1(v_v, v_a1)
+        v_weight2 = self.gradient_of_weight2(v_q, v_a2, v_omega, v_omega2)
+        if cubic.weight1 is not None and cubic.weight2 is not None:
+            diagonal = sum_by_potential(diagonal_parts, plan)  # (K, H1)
+            v_weight1 = v_weight1 + cubic.weight1 + 2 * diagonal[:, :, None] * weight1
+            v_weight2 = v_weight2 + cubic.weight2
+        v_o = torch.where(plan.slot_row >= 0, scalars[0], torch.zeros_like(scalars[0]))
         return (
             v_z,
             *v_features,
-            self.gradient_of_weight1(v_v, v_a1, extra),
-            sum_by_potential(bias1_parts, plan, call.potentials),
-            self.gradient_of_weight2(v_q, v_a2, v_omega, v_omega2, cubic.weight2),
-            sum_by_potential(bias2_parts, plan, call.potentials),
-            sum_by_potential(weight3_parts, plan, call.potentials),
-            sum_by_potential(v_bias3, plan, call.potentials),
+            v_weight1,
+            sum_by_potential(bias1_parts, plan),
+            v_weight2,
+            sum_by_potential(bias2_parts, plan),
+            sum_by_potential(weight3_parts, plan),
+            sum_by_potential(v_o.view(plan.blocks, ROWS).sum(1), plan),
         )
 
     def cubic(self, gram: Tensor, v_ell_c: Tensor, needs_weights: bool) -> CubicGradients:
@@ -187,10 +197,11 @@ class Backward:
         hidden1, hidden2 = call.hidden1, call.hidden2
         group = min(JACOBIAN_GROUP, latent)
         v_d1, v_jacobian = torch.zeros_like(d1), d1.new_empty(group, slots, hidden2)
-        v_weight2 = torch.zeros_like(weight2)
-        weight1_parts = d1.new_empty(plan.blocks, hidden1, latent)
         by_unit2, by_unit1 = call.tile("jacobian"), call.tile("jacobian_backward")
         by_both = call.tile("jacobian_weights")
+        grid = self.grid_of_sum(hidden2, hidden1, by_both)
+        weight1_parts = d1.new_empty(plan.blocks if needs_weights else 0, hidden1, latent)
+        weight2_parts = d1.new_zeros(grid[1] if needs_weights else 0, *weight2.shape)
         for first in range(0, latent, group):
             dims = min(group, latent - first)
             jacobian_cotangent[plan.blocks, cdiv(hidden2, by_unit2.columns), dims](
@@ -199,17 +210,17 @@ class Backward:
             )  # fmt: skip
             jacobian_backward[plan.blocks, cdiv(hidden1, by_unit1.columns)](
                 weight1, weight2, plan.slot_row, plan.block_k, d1, v_jacobian, v_d1, weight1_parts,
-                first, dims, latent, hidden1, hidden2, slots, PRECISION=call.precision, **tiled(by_unit1),
+                first, dims, latent, hidden1, hidden2, slots,
+                WEIGHTS=needs_weights, PRECISION=call.precision, **tiled(by_unit1),
             )  # fmt: skip
             if needs_weights:
-                grid = (cdiv(hidden2, by_both.columns), cdiv(hidden1, by_both.columns), call.potentials)
                 jacobian_weight2[grid](
-                    weight1, plan.slot_row, plan.first_block, d1, v_jacobian, v_weight2,
+                    weight1, plan.slot_row, plan.first_block, d1, v_jacobian, weight2_parts,
                     first, dims, latent, hidden1, hidden2, slots, PRECISION=call.precision, **tiled(by_both),
                 )  # fmt: skip
         if not needs_weights:
             return CubicGradients(v_d1, None, None)
-        return CubicGradients(v_d1, sum_by_potential(weight1_parts, plan, call.potentials), v_weight2)
+        return CubicGradients(v_d1, sum_by_potential(weight1_parts, plan), add_parts(weight2_parts, 0))
 
     def gradient_of_z(self, v_a1: Tensor) -> Tensor:
         v_z = torch.empty_like(self.operands.z)
@@ -226,58 +237,53 @@ class Backward:
         there = (True, self.time, self.second)
         sources = [rows if given else None for rows, given in zip(of_rows, there, strict=True)]
         sources = sources[: 3 if call.second else 2]
-        if call.sharing == "own":
-            found = [torch.zeros_like(tau) if rows is None else rows for rows in sources]
-        else:
+        if call.sharing != "own":
             order, first = self.rows_by_feature()
-            found = []
-            for rows in sources:
-                out = torch.zeros_like(tau) if rows is None else torch.empty_like(tau)
-                if rows is not None:
-                    feature_sums[call.features, cdiv(call.hidden1, 32)](
-                        rows, order, first, out, call.hidden1, ROWS=ROWS, COLUMNS=32, num_warps=4
-                    )
-                found.append(out)
+            sources = [None if rows is None else sum_segments(rows, first, order) for rows in sources]
+        found = [torch.zeros_like(tau) if rows is None else rows for rows in sources]
         return (*found, *self.nothing(3 - len(found)))
 
     def nothing(self, count: int) -> list[Tensor]:
         """So many tensors without elements, each its own: an operator's outputs may not alias."""
         return [self.kept.new_empty(0) for _ in range(count)]
 
-    def rows_by_feature(self) -> tuple[Tensor, Tensor]:
+    def rows_by_feature(self) -> tuple[Tensor | None, Tensor]:
         """Rows in the order of their feature rows (N,), and where those of each feature row begin, (M + 1,)."""
         rows, feature_row, device = self.operands.z.shape[0], self.operands.feature_row, self.kept.device
         if feature_row is None:
-            return torch.arange(rows, device=device), torch.arange(2, device=device) * rows
+            return None, torch.arange(2, device=device) * rows
         of_row, order = torch.sort(feature_row, stable=True)
         return order, torch.searchsorted(of_row, torch.arange(self.call.features + 1, device=device))
 
-    def gradient_of_weight1(self, v_v: Tensor, v_a1: Tensor, extra: Tensor | None) -> Tensor:
-        call, plan = self.call, self.plan
-        out = self.kept.new_empty(call.potentials, call.hidden1, call.latent)
-        tile = call.tile("weights")
-        grid = (cdiv(call.hidden1, tile.columns), cdiv(call.latent, tile.columns), call.potentials)
-        weight1_gradient[grid](
-            self.operands.z, plan.slot_row, plan.first_block, self.kept, v_v, v_a1,
-            extra if extra is not None else out, out,
-            call.latent, call.hidden1, call.hidden2, call.width,
-            HAS_V=self.has_v, EXTRA=extra is not None, PRECISION=call.quadratic_precision, **tiled(tile),
-        )  # fmt: skip
-        return out
+    def grid_of_sum(self, left: int, right: int, tile: Tile) -> tuple[int, int, int]:
+        """(tiles, chunks, K) of a sum over rows with a result (K, left, right)."""
+        potentials = self.call.potentials
+        tiles = cdiv(left, tile.columns) * cdiv(right, tile.columns)
+        steps, blocks = cdiv(self.plan.slots, potentials * tile.depth), cdiv(self.plan.blocks, potentials)
+        return tiles, chunks_of_sum(tiles * potentials, steps, min(blocks, MAX_CHUNKS)), potentials
 
-    def gradient_of_weight2(
-        self, v_q: Tensor, v_a2: Tensor, v_omega: Tensor, v_omega2: Tensor, extra: Tensor | None
-    ) -> Tensor:
-        call, plan, operands = self.call, self.plan, self.operands
-        out = self.kept.new_empty(call.potentials, call.hidden2, call.hidden1)
-        tile = call.tile("weights")
-        grid = (cdiv(call.hidden2, tile.columns), cdiv(call.hidden1, tile.columns), call.potentials)
+    def gradient_of_weight1(self, v_v: Tensor, v_a1: Tensor) -> Tensor:
+        """(K, H1, D), but for what the Laplacian's cubic part adds."""
+        call, plan, tile = self.call, self.plan, self.call.tile("weights")
+        grid = self.grid_of_sum(call.hidden1, call.latent, tile)
+        parts = self.kept.new_empty(grid[1], call.potentials, call.hidden1, call.latent)
+        weight1_gradient[grid](
+            self.operands.z, plan.slot_row, plan.first_block, self.kept, v_v, v_a1, parts,
+            call.latent, call.hidden1, call.width,
+            HAS_V=self.has_v, PRECISION=call.quadratic_precision, **tiled(tile),
+        )  # fmt: skip
+        return add_parts(parts, 0)
+
+    def gradient_of_weight2(self, v_q: Tensor, v_a2: Tensor, v_omega: Tensor, v_omega2: Tensor) -> Tensor:
+        """(K, H2, H1), likewise."""
+        call, plan, operands, tile = self.call, self.plan, self.operands, self.call.tile("weights")
+        grid = self.grid_of_sum(call.hidden2, call.hidden1, tile)
+        parts = self.kept.new_empty(grid[1], call.potentials, call.hidden2, call.hidden1)
         weight2_gradient[grid](
             operands.tau, operands.dtau_dt, operands.read_d2tau_dt2, operands.feature_row, operands.weight3,
-            plan.slot_row, plan.first_block, self.kept, v_q, v_a2, v_omega, v_omega2,
-            extra if extra is not None else out, out,
+            plan.slot_row, plan.first_block, self.kept, v_q, v_a2, v_omega, v_omega2, parts,
             call.hidden1, call.hidden2, call.width,
             FEATURES=call.sharing, HAS_V=self.has_v or self.form != "none", TIME=self.time, SECOND=self.second,
-            EXTRA=extra is not None, PRECISION=call.quadratic_precision, **tiled(tile),
+            PRECISION=call.quadratic_precision, **tiled(tile),
         )  # fmt: skip
-        return out
+        return add_parts(parts, 0)

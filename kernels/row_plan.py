@@ -45,23 +45,12 @@ def plan_rows(
         torch._assert_async(inside, f"ffrl: k is outside 0 <= k < {num_potentials}")
     elif not inside:
         raise RuntimeError(f"ffrl: k is outside 0 <= k < {num_potentials}")
-    counts = (k[:, None] == potentials[:-1]).sum(0)
+    of_row, order = torch.sort(k, stable=True)
+    first_row = torch.searchsorted(of_row, potentials)  # (K + 1,)
+    counts = first_row.diff()
     ends = ((counts + block_rows - 1) // block_rows).cumsum(0)  # in blocks
     first_block = torch.cat([ends.new_zeros(1), ends])
-    order = torch.argsort(k, stable=True)
-    of_row = k[order]
-    rank = torch.arange(num_rows, device=device) - (counts.cumsum(0) - counts)[of_row]
+    rank = torch.arange(num_rows, device=device) - first_row[of_row]
     slot_row = torch.full_like(slots, -1).scatter(0, first_block[of_row] * block_rows + rank, order)
     block_k = torch.searchsorted(ends, torch.arange(blocks, device=device), right=True)
     return RowPlan(blocks, slot_row, block_k.clamp(max=num_potentials - 1), first_block)
-
-
-def sum_by_potential(parts: Tensor, plan: RowPlan, num_potentials: int) -> Tensor:
-    """(K, ...): sums over the blocks of each potential of parts (blocks, ...), in their order.
-
-    A potential without rows gets zeros, whatever the blocks without rows hold.
-    """
-    block = torch.arange(plan.blocks, device=parts.device)
-    of_k = (block >= plan.first_block[:-1, None]) & (block < plan.first_block[1:, None])  # (K, blocks)
-    of_k = of_k.view(num_potentials, plan.blocks, *[1] * (parts.dim() - 1))
-    return torch.where(of_k, parts, torch.zeros((), dtype=parts.dtype, device=parts.device)).sum(1)
