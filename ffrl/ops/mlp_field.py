@@ -44,14 +44,21 @@ def has_closed_form(pot: object) -> TypeGuard[MLPField]:
     return kind.forward is first.forward  # type: ignore[attr-defined]
 
 
-def is_traced() -> bool:
-    """Whether values cannot be looked at: in torch.compile, and inside a torch.func transform."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()  # pyright: ignore
+def is_capturing(device: torch.device) -> bool:
+    """Whether what is launched on that device goes into a CUDA graph."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def can_read_values(tensor: Tensor) -> bool:
+    """Whether the host may look at the values: not in torch.compile, in a torch.func transform, or for a CUDA graph."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():  # pyright: ignore
+        return False
+    return not is_capturing(tensor.device)
 
 
 def distinct_times(time: Tensor) -> tuple[Tensor, Tensor] | None:
     """The distinct values of time (N,) and which of them each row has; None where each row needs a row of its own."""
-    if is_traced() or time.requires_grad or forward_ad.unpack_dual(time).tangent is not None:
+    if not can_read_values(time) or time.requires_grad or forward_ad.unpack_dual(time).tangent is not None:
         return None  # a derivative in t, or a tangent, belongs to one row
     times, row = torch.unique(time, return_inverse=True)
     return None if 2 * times.numel() > time.numel() else (times, row)
@@ -68,7 +75,7 @@ def distinct_time_features(pot: MLPField, time: Tensor, k: int, *, order: int) -
 
 def fused_time_features(pot: MLPField, time: Tensor, k: int | None, *, order: int) -> TimeFeatures:
     """Time features (M, H1) of potential k, or (K·M, H1) of all: by the operator, or, where traced, by plain torch."""
-    if not is_traced() and CPP_REASON is None and time.device.type == "cpu":
+    if can_read_values(time) and CPP_REASON is None and time.device.type == "cpu":
         return time_features_fused(time, pot.frequencies, pot.time_weights(), k, order=order)
     features = pot.time_features(time, k, order=order)
     return TimeFeatures(*(None if value is None else value.flatten(0, -2) for value in features))  # type: ignore[arg-type]
@@ -85,7 +92,7 @@ def feature_table(pot: MLPField, time: Tensor, k: int | Tensor, *, order: int) -
         if distinct is None:
             return fused_time_features(pot, time, k, order=order), None
         return fused_time_features(pot, distinct[0], k, order=order), distinct[1]
-    if time.dim() and distinct is None and not is_traced():
+    if time.dim() and distinct is None and can_read_values(k):
         return feature_rows_by_potential(pot, time, k, order=order)
     if distinct is not None and pot.num_potentials * distinct[0].numel() > k.numel():
         count = distinct[0].numel()

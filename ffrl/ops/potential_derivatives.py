@@ -14,7 +14,7 @@ from ffrl.ops.autocast import outside_autocast, raised_precision
 from ffrl.ops.backends import FUSED_BACKENDS, resolve_backend
 from ffrl.ops.fused import PRECISIONS, potential_derivatives_fused
 from ffrl.ops.hutchinson import draw_probes, hutchinson_rows
-from ffrl.ops.mlp_field import MLPField, distinct_time_features, feature_table, has_closed_form, is_traced
+from ffrl.ops.mlp_field import MLPField, can_read_values, distinct_time_features, feature_table, has_closed_form
 from ffrl.ops.oracle import Field, potential_derivatives_oracle
 from ffrl.records import PotentialDerivatives
 
@@ -212,7 +212,7 @@ def check_rows(pot: MLPField | None, z: Tensor, t: float | Tensor, k: int | Tens
         raise ArgumentError("z.device", z.device, f"the device of the potential, {weight.device}")
     if isinstance(k, int):
         lowest = highest = k
-    elif is_traced() or not k.numel():  # what the values are, the backend will see
+    elif not can_read_values(k) or not k.numel():  # what the values are, the backend will see
         return
     else:
         lowest, highest = (int(bound) for bound in torch.aminmax(k))
