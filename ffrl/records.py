@@ -57,8 +57,16 @@ class SequenceBatch(NamedTuple):
     k: Tensor  # (B,) int64, index of the transformation
 
 
+class FlowRollout(NamedTuple):
+    """A latent code carried along T steps of its flow, and what the steps are."""
+
+    z: Tensor  # (B, T+1, D) z_0 .. z_T
+    du_dz: Tensor  # (B, T, D)   velocity at (z_{t-1}, t), t = 1..T
+    du_dt: Tensor  # (B, T)      at the same
+
+
 class FlowTrajectory(NamedTuple):
-    """A latent code carried along T steps of its flow."""
+    """A rollout with all derivatives of its steps; what was not asked for is None."""
 
     z: Tensor  # (B, T+1, D) z_0 .. z_T
     du_dz: Tensor  # (B, T, D)   velocity at (z_{t-1}, t), t = 1..T

@@ -49,7 +49,7 @@ def traverse(
     start, for which each step would have to be solved for the state it began in. Arguments and errors are those of
     ``ffrl.models.flow_rollout``.
     """
-    return flow_rollout(pot, z0, k, num_steps, direction=direction, backend=backend)
+    return flow_rollout(pot, z0, k, num_steps, direction=direction, backend=backend).z
 
 
 def traverse_schedule(

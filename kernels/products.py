@@ -35,7 +35,7 @@ def weight2_products(
     LEFT: tl.constexpr, ADD_TAU: tl.constexpr, TIME: tl.constexpr, SECOND: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """W2 times the rows (plus τ), times ∂τ/∂t and times ∂²τ/∂t², for the units ``o_j``: each tile of W2 is read once."""
+    """W2 times the rows (plus τ), times ∂τ/∂t and times ∂²τ/∂t², of the units ``o_j``: W2 is read once."""
     b_left = tl.zeros((ROWS, COLUMNS), tl.float32)
     b_omega = tl.zeros((ROWS, COLUMNS), tl.float32)
     b_omega2 = tl.zeros((ROWS, COLUMNS), tl.float32)

@@ -21,8 +21,7 @@ from bench.gpu.benchmark import (
     backend_contenders,
     parity_rows,
 )
-from ffrl.models import PotentialMLP
-from ffrl.models.flow import LatentFlow, flow_rollout
+from ffrl.models import LatentFlow, PotentialMLP, flow_rollout
 from ffrl.presets import preset_config
 from ffrl.records import PotentialDerivatives
 
@@ -112,7 +111,7 @@ class RolloutBenchmark(Benchmark):
 
         def roll() -> Tensor:
             with torch.no_grad():
-                return flow_rollout(pot, z0, k, steps, backend=contender.backend)
+                return flow_rollout(pot, z0, k, steps, backend=contender.backend).z
 
         def both(chosen: Tensor | None = None) -> Results:
             return forward_backward(flow, z0, k, steps, chosen)

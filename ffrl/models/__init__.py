@@ -1,8 +1,9 @@
 """Networks and the sequence VAE."""
 
-from ffrl.models.flow import LatentFlow, flow_rollout
+from ffrl.models.flow import LatentFlow
 from ffrl.models.potential import PotentialMLP
 from ffrl.models.prior import DiffusionPrior
 from ffrl.models.sequence_vae import SequenceOutputs, SequenceVAE
+from ffrl.ops import flow_rollout
 
 __all__ = ["DiffusionPrior", "LatentFlow", "PotentialMLP", "SequenceOutputs", "SequenceVAE", "flow_rollout"]

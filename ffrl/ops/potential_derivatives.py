@@ -79,8 +79,7 @@ def potential_derivatives(
     (torch.Size([5, 4]), torch.Size([5]), None)
     """
     fused = has_closed_form(pot)
-    if precision not in PRECISIONS:
-        raise ArgumentError("precision", repr(precision), f"one of {', '.join(map(repr, PRECISIONS))}")
+    check_precision(precision)
     z, t = raised_precision(z, t)
     device, dtype = (z.device, z.dtype) if isinstance(z, Tensor) else (None, None)
     name = resolve_backend(backend, device, fused=fused, dtype=dtype if dtype in FLOATS else None)
@@ -173,6 +172,11 @@ def map_potentials(
         return torch.cat(tensors)[inverse] if tensors else None
 
     return PotentialDerivatives(*(gather(values) for values in zip(*parts, strict=True)))  # type: ignore[arg-type]
+
+
+def check_precision(precision: str) -> None:
+    if precision not in PRECISIONS:
+        raise ArgumentError("precision", repr(precision), f"one of {', '.join(map(repr, PRECISIONS))}")
 
 
 def check_rows(pot: MLPField | None, z: Tensor, t: float | Tensor, k: int | Tensor) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ffrl.models.flow import RowGroups
+from ffrl.ops.rollout import RowGroups
 
 MIXED = (2, 0, 2, 2, 0, 1, 2)  # uneven, unsorted
 MISSING = (2, 0, 2, 2, 0, 0, 2)  # k = 1 does not occur

@@ -157,8 +157,10 @@ def test_the_stacked_velocity_is_that_of_each_potential(activation: str):
     stacked = PotentialWeights(pot.weight1, pot.bias1, pot.weight2, pot.bias2, pot.weight3, pot.bias3)
     tau = torch.stack([feature.tau for feature in features])  # (3, 1, H1)
     inputs.k = torch.arange(3).repeat_interleave(4)
-    inputs.cotangents = {"du_dz": inputs.cotangents["du_dz"]}
+    inputs.cotangents = {name: inputs.cotangents[name] for name in ("du_dz", "du_dt")}
     expected = outputs_of(inputs, "oracle")
-    actual = {"du_dz": stacked_velocity(z, tau, stacked, tanh_output=activation == "tanh").reshape(12, 5)}
-    assert_matches(actual, {"du_dz": expected["du_dz"]}, FLOAT64)
+    du_dz, du_da2 = stacked_velocity(z, tau, stacked, tanh_output=activation == "tanh")
+    omega = torch.stack([feature.dtau_dt for feature in features]) @ pot.weight2.mT  # (3, 1, H2)
+    actual = {"du_dz": du_dz.reshape(12, 5), "du_dt": (du_da2 * omega).sum(2).reshape(12)}
+    assert_matches(actual, {name: expected[name] for name in actual}, FLOAT64)
     assert_matches(cotangents_of(inputs, {**actual}), cotangents_of(inputs, expected), FLOAT64)

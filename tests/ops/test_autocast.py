@@ -14,8 +14,7 @@ from torch import Tensor
 
 from ffrl.errors import ArgumentError
 from ffrl.models import LatentFlow
-from ffrl.models.flow import flow_rollout
-from ffrl.ops import available_backends, log_abs_det, potential_derivatives, potential_hessian
+from ffrl.ops import available_backends, flow_rollout, log_abs_det, potential_derivatives, potential_hessian
 from tests.cases import Case, random_potential
 from tests.cpp_cases import needs_cpp
 
@@ -56,7 +55,7 @@ class Problem:
         return [out.lap_u]
 
     def rollout(self, z: Tensor, t: Tensor) -> Results:
-        return [flow_rollout(self.pot, z, self.k, 3, backend=self.backend)]
+        return list(flow_rollout(self.pot, z, self.k, 3, backend=self.backend))
 
     def flow(self, z: Tensor, t: Tensor) -> Results:
         flow = LatentFlow(self.pot, backend=self.backend)
