@@ -34,6 +34,7 @@ from ffrl.kernels.weight_gradients import weight1_gradient, weight2_gradient
 
 # Latent dimensions whose J̄ stands in memory at once in the Jacobian form: arrays of the size of h2.
 JACOBIAN_GROUP = 4
+WEIGHTS = ("weight1", "bias1", "weight2", "bias2", "weight3", "bias3")
 
 
 class Cotangents(NamedTuple):
@@ -79,6 +80,15 @@ def potential_backward(
         return Backward(call, plan_of(operands), operands, kept).run(v, needs_z, needs_features, needs_weights)
 
 
+def of_one_potential(call: Call, plan: RowPlan, operands: Operands) -> tuple[Call, RowPlan, Operands]:
+    """The same for the only potential that rows have, without the others."""
+    only = slice(operands.k_all, operands.k_all + 1)
+    weights = {name: getattr(operands, name)[only] for name in WEIGHTS}
+    first_block = plan.first_block[operands.k_all : operands.k_all + 2]
+    plan = plan._replace(block_k=torch.zeros_like(plan.block_k), first_block=first_block)
+    return call._replace(potentials=1), plan, operands._replace(**weights, k_all=0)
+
+
 class Backward:
     """One backward pass; the methods are its stages.
 
@@ -87,6 +97,9 @@ class Backward:
     """
 
     def __init__(self, call: Call, plan: RowPlan, operands: Operands, kept: Tensor) -> None:
+        self.potentials, self.k_all = call.potentials, operands.k_all
+        if operands.k is None:
+            call, plan, operands = of_one_potential(call, plan, operands)
         self.call, self.plan, self.operands, self.kept = call, plan, operands, kept
 
     def run(self, v: Cotangents, needs_z: bool, needs_features: bool, needs_weights: bool) -> tuple[Tensor, ...]:
@@ -150,9 +163,7 @@ class Backward:
             v_weight1 = v_weight1 + cubic.weight1 + 2 * diagonal[:, :, None] * weight1
             v_weight2 = v_weight2 + cubic.weight2
         v_o = torch.where(plan.slot_row >= 0, scalars[0], torch.zeros_like(scalars[0]))
-        return (
-            v_z,
-            *v_features,
+        v_weights = (
             v_weight1,
             sum_by_potential(bias1_parts, plan),
             v_weight2,
@@ -160,6 +171,15 @@ class Backward:
             sum_by_potential(weight3_parts, plan),
             sum_by_potential(v_o.view(plan.blocks, ROWS).sum(1), plan),
         )
+        return v_z, *v_features, *map(self.of_all_potentials, v_weights)
+
+    def of_all_potentials(self, v_weight: Tensor) -> Tensor:
+        """(K, ...): with zeros for those that no row has, where ``of_one_potential`` has left them out."""
+        if v_weight.shape[0] == self.potentials:
+            return v_weight
+        out = v_weight.new_zeros(self.potentials, *v_weight.shape[1:])
+        out[self.k_all] = v_weight[0]
+        return out
 
     def cubic(self, gram: Tensor, v_ell_c: Tensor, needs_weights: bool) -> CubicGradients:
         """(16): only the Jacobian form has a part in the gradients of z; the Gram form kept e for them."""
