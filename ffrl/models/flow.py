@@ -28,13 +28,19 @@ class LatentFlow(nn.Module):
         self, z0: Tensor, k: int | Tensor, num_steps: int, *, laplacian: bool = True, d2u_dt2: bool = False
     ) -> FlowTrajectory:
         """Trajectory of z0 (B, D) along potential k (int or (B,)) with its derivatives at (z_{t-1}, t)."""
-        options = {"backend": self.backend, "precision": self.precision}
-        rollout = flow_rollout(self.potential, z0, k, num_steps, **options)
+        rollout = flow_rollout(self.potential, z0, k, num_steps, backend=self.backend, precision=self.precision)
         if not laplacian and not d2u_dt2:
             return FlowTrajectory(*rollout, d2u_dt2=None, lap_u=None)
         rows, time, k_rows = step_rows(rollout.z, k)
         out = potential_derivatives(
-            self.potential, rows, time, k_rows, d2u_dt2=d2u_dt2, laplacian="exact" if laplacian else None, **options
+            self.potential,
+            rows,
+            time,
+            k_rows,
+            d2u_dt2=d2u_dt2,
+            laplacian="exact" if laplacian else None,
+            backend=self.backend,
+            precision=self.precision,
         )
         steps = (z0.shape[0], num_steps)
         return FlowTrajectory(

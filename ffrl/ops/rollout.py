@@ -102,7 +102,7 @@ def rollout_triton(
     """By the operator: all steps in one launch."""
     times = torch.arange(1, num_steps + 1, dtype=z0.dtype, device=z0.device)
     k_all, k_rows = (k, None) if isinstance(k, int) else (0, k)
-    features = fused_time_features(pot, times, k if k_rows is None else None, order=1)  # (K·T or T, H1)
+    features = fused_time_features(pot, times, k if isinstance(k, int) else None, order=1)  # (K·T or T, H1)
     weights = pot.weights(None)
     tracked = torch.is_grad_enabled() and any(x.requires_grad for x in (z0, features.tau, *weights))
     arguments = (
