@@ -3,7 +3,7 @@
 Without a measurement they are ranked by one rule. Tiles with a pipeline of loads (two stages or more) come before those
 without; among them the tile with the most columns, because a number loaded then serves the most arithmetic; then the
 deepest step of the contraction; then the fewest registers in the kernel that needs most, the fewest stages, the most
-warps.
+warps. The search for the best by the rule alone tries two stages, and one where nothing fits with two.
 """
 
 from __future__ import annotations
@@ -89,16 +89,18 @@ def search(
 ) -> Search:
     """Compile the tiles of so many columns and such depths (default: all of ``sizes``).
 
-    ``first``: stop where the rule has found its best.
+    ``first``: only until the rule has found its best.
     """
     usable: list[Candidate] = []
     failures: list[str] = []
     compiled = 0
     kernels = entry.kernels
-    for columns, depth in sizes(entry) if among is None else among:
+    pairs = sizes(entry) if among is None else list(among)
+    tries = itertools.product(((2,), (1,)), pairs) if first else ((STAGES, pair) for pair in pairs)
+    for stages, (columns, depth) in tries:
         spilling: list[Tile] = []
         # The leanest first: the fewest registers a thread, the least shared memory.
-        for num_stages, num_warps in itertools.product(STAGES, reversed(WARPS)):
+        for num_stages, num_warps in itertools.product(stages, reversed(WARPS)):
             tile = Tile(columns, depth, num_warps, num_stages)
             if any(num_warps <= other.num_warps and num_stages >= other.num_stages for other in spilling):
                 continue
@@ -112,7 +114,7 @@ def search(
                 usable.append(Candidate(tile, needs))
             elif needs.stack + needs.local > MUCH:
                 spilling.append(tile)
-        if first and any(candidate.tile.num_stages > 1 for candidate in usable):
+        if first and usable:
             break
     return Search(entry, sorted(usable, key=rank), compiled, failures)
 

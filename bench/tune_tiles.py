@@ -210,7 +210,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--precisions", nargs="+", default=PRECISIONS, metavar="NAME", help=f"of {' '.join(PRECISIONS)}"
     )
-    parser.add_argument("--classes", nargs="+", default=SHAPE_CLASSES, metavar="CLASS", help=f"of {SHAPE_CLASSES}")
+    parser.add_argument(
+        "--classes", nargs="+", default=SHAPE_CLASSES, metavar="CLASS", help=f"of {' '.join(SHAPE_CLASSES)}"
+    )
     parser.add_argument("--compile-only", action="store_true", help="rank by the rule, without a GPU")
     parser.add_argument("--dry-run", action="store_true", help="print what would change, and write nothing")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="that compile at a time")

@@ -28,7 +28,7 @@ from bench.tune_tiles import Outcome, entries, outcome_of, render, rewritten, tu
 from ffrl.errors import ArgumentError, BackendError, OutputError
 from ffrl.kernels import launch
 from ffrl.kernels.tile_table import TILES
-from ffrl.kernels.tiling import CUBIC_KINDS, KINDS, Tile, tile_of
+from ffrl.kernels.tiling import CUBIC_KINDS, INTERPRETER, KINDS, Tile, tile_of
 
 ROOT = Path(__file__).resolve().parents[2]
 ENTRY = Entry(90, "tf32x3", "wide", "gram_forward")
@@ -134,18 +134,18 @@ def test_where_a_tile_spills_much_those_that_need_more_are_not_compiled():
     assert [tile[2:] for tile in compiled] == [(8, 1), (4, 1), (8, 2), (8, 3)]
 
 
-def test_the_search_by_the_rule_stops_at_the_first_size_with_a_pipeline():
+def test_the_search_by_the_rule_stops_at_the_first_size_that_fits_with_a_pipeline():
     def verdict(tile: Tile) -> Resources:
         fits = tile.columns == 64 or (tile.columns == 128 and tile.num_stages == 1)
         return needs(stack=0 if fits else 8)
 
     compiled, compile = compiler(verdict)
     result = search(ENTRY, first=True, compile=compile)
-    assert result.usable[0].tile == Tile(64, 64, 8, 2)
-    assert {candidate.tile for candidate in result.usable if candidate.tile.columns == 128} == {
-        Tile(128, depth, num_warps, 1) for depth in (16, 32) for num_warps in (4, 8)
-    }
-    assert {tile.depth for tile in compiled if tile.columns == 64} == {64} and min(compiled).columns == 64
+    assert [candidate.tile for candidate in result.usable] == [Tile(64, 64, 8, 2), Tile(64, 64, 4, 2)]
+    assert [tile[:2] for tile in compiled] == 2 * [(128, 32)] + 2 * [(128, 16)] + 2 * [(64, 64)]
+    compiled, compile = compiler(lambda tile: needs(stack=0 if tile == (32, 16, 4, 1) else 8))
+    assert search(ENTRY, first=True, compile=compile).usable[0].tile == (32, 16, 4, 1)
+    assert {tile.num_stages for tile in compiled} == {1, 2} and compiled[-1] == (32, 16, 4, 1)
 
 
 def test_a_tile_that_the_compiler_refuses_is_reported_and_the_search_goes_on():
@@ -156,7 +156,7 @@ def test_a_tile_that_the_compiler_refuses_is_reported_and_the_search_goes_on():
 
     result = search(ENTRY, [(128, 16), (64, 16)], first=True, compile=compiler(verdict)[1])
     assert result.usable[0].tile == Tile(64, 16, 8, 2)
-    assert result.failures == ["(128, 16, 8, 1): RuntimeError: ['no such layout']"]
+    assert result.failures == ["(128, 16, 8, 2): RuntimeError: ['no such layout']"]
 
 
 def test_a_tile_must_do_for_every_kernel_of_its_kind_and_the_figure_is_of_the_worst():
@@ -218,7 +218,7 @@ def test_a_new_architecture_begins_with_the_tiles_that_it_had():
     entry = Entry(89, "ieee", "wide", "weights")
     outcome = Outcome(entry, tile_of(*entry), Tile(16, 16, 4, 3), candidate(16, 16, 4, 3), Search(entry, [], 1, []), {})
     new = rewritten(TILES, [outcome])
-    assert list(new) == [75, 80, 86, 89, 90, 100, 120]
+    assert list(new) == sorted({*TILES, 89})
     assert new[89]["ieee"]["wide"]["weights"] == (16, 16, 4, 3)
     new[89]["ieee"]["wide"]["weights"] = TILES[86]["ieee"]["wide"]["weights"]
     assert new[89] == TILES[86]
@@ -309,6 +309,17 @@ def test_entries_are_those_that_the_table_has():
 def launched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is launched: the op runs on the CPU, and what its kernels would write is left as it is."""
     monkeypatch.setattr(JITFunction, "run", lambda *_, **__: None)
+
+
+def test_only_the_kind_that_is_tuned_gets_the_tile(launched: None):
+    tile, products = Tile(32, 16, 8, 3), [kernel for kernel in KERNELS if kernel.kind is not None]
+    functions = [kernel.function for kernel in products]
+    with tile_timing.recorded(functions) as launches, tile_timing.tile_of_kind("weights", tile):
+        tile_timing.run_op(Case("small", 70, 5, 40), "gram", "ieee", CPU)
+    sizes_of = {(one.kernel.__name__, one.options["COLUMNS"], one.options["DEPTH"]) for one in launches}
+    tuned = {found for found in sizes_of if KERNEL_OF[found[0]].kind == "weights"}
+    assert {found[1:] for found in tuned} == {(32, 16)} and len(tuned) == 2
+    assert {found[1:] for found in sizes_of - tuned} == {INTERPRETER[:2]} and len(sizes_of - tuned) > 8
 
 
 @pytest.mark.parametrize(
