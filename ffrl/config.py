@@ -15,6 +15,8 @@ Likelihood = Literal["gaussian", "laplace", "bernoulli"]
 LogDet = Literal["trace", "exact"]
 Preset = Literal["tiny", "small", "paper"]
 DataName = Literal["auto", "mnist", "digits"]
+# Of the cubic products in the GPU kernels; their operators take the place in this list.
+Precision = Literal["ieee", "tf32x3", "tf32"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +147,8 @@ class TrainConfig:
     """Where to look for the data first; default the variable FFRL_DATA."""
     backend: str = "auto"
     """Backend of the potential op; see ffrl.ops.available_backends()."""
+    precision: Precision = "tf32x3"
+    """Arithmetic of the Laplacian's products in the GPU kernels: float32, three TF32 products, or one."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     threads: int | None = None
@@ -217,10 +221,13 @@ class EvaluationConfig:
 PRESET_NAMES = get_args(Preset)
 DATA_NAMES = get_args(DataName)
 
-# Fields that may differ between a run and its continuation: none of them changes the problem. Backend, device and
-# threads change rounding, and the device also the stream of the noise: bit-identity holds while they stay.
+# Fields that may differ between a run and its continuation: none of them changes the problem. Backend, precision,
+# device and threads change rounding, and the device also the stream of the noise: bit-identity holds while they stay.
 RESUMABLE_FIELDS = frozenset(
-    {"out", "data_dir", "backend", "device", "threads", "checkpoint_every", "keep_checkpoints", "tensorboard", "resume"}
+    {
+        *("out", "data_dir", "backend", "precision", "device", "threads"),
+        *("checkpoint_every", "keep_checkpoints", "tensorboard", "resume"),
+    }
 )
 
 

@@ -21,7 +21,7 @@ from ffrl.metrics import (
     unit_gaussian_log_prob,
     zero_baseline,
 )
-from ffrl.models import SequenceVAE, flow_rollout
+from ffrl.models import SequenceVAE
 from ffrl.models.flow import log_det_trace
 
 
@@ -66,7 +66,7 @@ def sequence_likelihoods(
     for noise in torch.stack(draws, dim=1).to(mu.device):  # (B, D)
         z0 = mu + torch.exp(0.5 * log_var) * noise
         if config.log_det == "exact":
-            z = flow_rollout(model.potential, z0, k, num_steps, backend=model.flow.backend).z
+            z = model.flow.roll(z0, k, num_steps).z
             log_det = model.flow.log_det_exact(z, k)
         else:
             z, *_, lap_u = model.flow(z0, k, num_steps)
@@ -77,7 +77,7 @@ def sequence_likelihoods(
         log_likelihoods.append(log_likelihood)
         log_weights.append(log_likelihood + log_p_sequence(model, z, k) - log_q)
     weights = torch.stack(log_weights)  # (n, B, T+1)
-    mean_path = flow_rollout(model.potential, mu, k, num_steps, backend=model.flow.backend).z
+    mean_path = model.flow.roll(mu, k, num_steps).z
     return {
         "folding_steps": (model.flow.smallest_stretch(mean_path, k) <= 0).to(mu.dtype).mean(1),
         "log_likelihood": torch.stack(log_likelihoods).mean(0).mean(1),

@@ -74,7 +74,7 @@ def learning_rate(config: OptimizerConfig, iteration: int, iterations: int) -> f
 
 def build_model(config: TrainConfig) -> SequenceVAE:
     """The model of a configuration, on the CPU, from torch's random number generator."""
-    return SequenceVAE(config.model, len(config.sequence.transformations), backend=config.backend)
+    return SequenceVAE(config.model, len(config.sequence.transformations), config.backend, config.precision)
 
 
 @contextmanager
@@ -265,6 +265,7 @@ class Trainer:
             "data": self.config.data,
             "data_source": self.images.source,
             "backend": resolve_backend(self.config.backend, self.device, fused=True),
+            "precision": self.config.precision,
             "device": str(self.device),
             "threads": torch.get_num_threads(),
             "versions": {"ffrl": __version__, "torch": torch.__version__, "python": platform.python_version()},

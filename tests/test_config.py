@@ -40,6 +40,7 @@ EVERYTHING_CHANGED = TrainConfig(
     data="digits",
     data_dir=Path("/data"),
     backend="oracle",
+    precision="ieee",
     device="cpu",
     threads=2,
     seed=7,

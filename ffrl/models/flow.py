@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ffrl.config import Precision
 from ffrl.models.potential import PotentialMLP
 from ffrl.ops import flow_rollout, log_abs_det, potential_derivatives, potential_hessian
-from ffrl.ops.potential_derivatives import Precision
-from ffrl.records import FlowTrajectory
+from ffrl.records import FlowRollout, FlowTrajectory
 
 
 class LatentFlow(nn.Module):
@@ -28,7 +28,7 @@ class LatentFlow(nn.Module):
         self, z0: Tensor, k: int | Tensor, num_steps: int, *, laplacian: bool = True, d2u_dt2: bool = False
     ) -> FlowTrajectory:
         """Trajectory of z0 (B, D) along potential k (int or (B,)) with its derivatives at (z_{t-1}, t)."""
-        rollout = flow_rollout(self.potential, z0, k, num_steps, backend=self.backend, precision=self.precision)
+        rollout = self.roll(z0, k, num_steps)
         if not laplacian and not d2u_dt2:
             return FlowTrajectory(*rollout, d2u_dt2=None, lap_u=None)
         rows, time, k_rows = step_rows(rollout.z, k)
@@ -50,6 +50,10 @@ class LatentFlow(nn.Module):
             d2u_dt2=None if out.d2u_dt2 is None else out.d2u_dt2.view(steps),
             lap_u=None if out.lap_u is None else out.lap_u.view(steps),
         )
+
+    def roll(self, z0: Tensor, k: int | Tensor, num_steps: int) -> FlowRollout:
+        """The steps alone, by the backend of this flow."""
+        return flow_rollout(self.potential, z0, k, num_steps, backend=self.backend, precision=self.precision)
 
     def log_det_exact(self, z: Tensor, k: int | Tensor) -> Tensor:
         """log|det(I + ∇²u(z_{t-1}, t))| of every step of states z (B, T+1, D), (B, T): FFRL eq. 9."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ffrl.config import ModelConfig
+from ffrl.config import ModelConfig, Precision
 from ffrl.errors import ArgumentError
 from ffrl.models.decoder import Decoder
 from ffrl.models.encoder import Encoder
@@ -32,13 +32,15 @@ class SequenceOutputs(NamedTuple):
 class SequenceVAE(nn.Module):
     """Encoder, decoder, K potentials with their force networks, and the diffusion prior (FFRL, section 3)."""
 
-    def __init__(self, config: ModelConfig, num_potentials: int, backend: str = "auto") -> None:
+    def __init__(
+        self, config: ModelConfig, num_potentials: int, backend: str = "auto", precision: Precision = "tf32x3"
+    ) -> None:
         super().__init__()
         self.config = config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         sizes = (config.latent_dim, config.potential_widths, num_potentials)
-        self.flow = LatentFlow(PotentialMLP(*sizes, config.output_activation, config.time_dim), backend)
+        self.flow = LatentFlow(PotentialMLP(*sizes, config.output_activation, config.time_dim), backend, precision)
         self.force = PotentialMLP(*sizes, config.output_activation, config.time_dim)
         self.prior = DiffusionPrior(num_potentials)
 
@@ -61,7 +63,10 @@ class SequenceVAE(nn.Module):
 
     def initial_velocity(self, z0: Tensor, k: int | Tensor) -> Tensor:
         """∇u(z_0, 0), (B, D), which the initial condition asks to vanish."""
-        return potential_derivatives(self.potential, z0, 0.0, k, laplacian=None, backend=self.flow.backend).du_dz
+        flow = self.flow
+        return potential_derivatives(
+            flow.potential, z0, 0.0, k, laplacian=None, backend=flow.backend, precision=flow.precision
+        ).du_dz
 
     def forward(self, x: Tensor, k: Tensor, noise: Tensor | None = None, *, laplacian: bool = True) -> SequenceOutputs:
         """One pass over a batch of sequences.

@@ -6,9 +6,12 @@ CPU, ``torch.ops.ffrl_triton`` on the GPU. fused_function.py gives them derivati
 
 from __future__ import annotations
 
+from typing import get_args
+
 import torch
 from torch import Tensor
 
+from ffrl.config import Precision
 from ffrl.ops.backends import CPP_REASON, TRITON_REASON
 from ffrl.ops.functions import apply_function
 from ffrl.ops.fused_function import potential_functions
@@ -23,7 +26,7 @@ from ffrl.ops.registration import (
 from ffrl.records import PotentialDerivatives, PotentialWeights, TimeFeatures
 
 # How the cubic products are computed on the GPU, by the number that the Triton operators take.
-PRECISIONS = ("ieee", "tf32x3", "tf32")
+PRECISIONS = get_args(Precision)
 
 if CPP_REASON is None:
     _Potential, _PotentialVjp = potential_functions(torch.ops.ffrl.potential_forward, torch.ops.ffrl.potential_backward)

@@ -8,6 +8,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 
+from ffrl.config import Precision
 from ffrl.errors import ArgumentError
 from ffrl.ops.analytic import potential_derivatives_analytic
 from ffrl.ops.autocast import outside_autocast, raised_precision
@@ -19,7 +20,6 @@ from ffrl.ops.oracle import Field, potential_derivatives_oracle
 from ffrl.records import PotentialDerivatives
 
 Laplacian = Literal["exact", "hutchinson"] | None
-Precision = Literal["ieee", "tf32x3", "tf32"]
 FLOATS = (torch.float32, torch.float64)
 
 

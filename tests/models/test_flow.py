@@ -263,3 +263,20 @@ def test_index_out_of_range(k: int | Tensor):
     z0, _ = rows_of(0, 1)
     with pytest.raises(ArgumentError, match=r"^k"):
         flow_rollout(potential(), z0, k, 2)
+
+
+def test_both_calls_of_a_flow_take_its_backend_and_precision(monkeypatch: pytest.MonkeyPatch):
+    taken = []
+
+    def noted(name: str, original):
+        def call(*args, **options):
+            taken.append((name, options["backend"], options["precision"]))
+            return original(*args, **options)
+
+        return call
+
+    for name in ("flow_rollout", "potential_derivatives"):
+        monkeypatch.setattr(flow_module, name, noted(name, getattr(flow_module, name)))
+    z0, k = rows_of(0, 1)
+    LatentFlow(potential(), "analytic", "ieee")(z0, k, 2)
+    assert taken == [("flow_rollout", "analytic", "ieee"), ("potential_derivatives", "analytic", "ieee")]

@@ -237,6 +237,7 @@ def test_summary_holds_what_the_configuration_does_not_determine(uninterrupted):
     assert summary["seconds"] > 0
     assert summary["iterations_per_second"] == pytest.approx(14 / summary["seconds"], rel=0.05)
     assert summary["backend"] in ("analytic", "cpp")
+    assert summary["precision"] == "tf32x3"
     assert summary["parameters"] == sum(value.numel() for value in newest(uninterrupted).weights.values())
     assert "digits of scikit-learn" in summary["data_source"]
     assert set(summary["versions"]) == {"ffrl", "torch", "python"}
