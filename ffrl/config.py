@@ -231,6 +231,9 @@ RESUMABLE_FIELDS = frozenset(
 )
 
 
+ADDED_LATER = {"precision": "tf32x3"}
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """A configuration as plain JSON values."""
 
@@ -245,7 +248,12 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(data: Mapping[str, Any]) -> TrainConfig:
-    """The inverse of ``to_dict``; unknown or missing fields raise ArgumentError."""
+    """The inverse of ``to_dict``; unknown or missing fields raise ArgumentError.
+
+    Fields that version 0.1.0 did not have take what it did.
+    """
+    if isinstance(data, Mapping):
+        data = {**ADDED_LATER, **data}
     return _build(TrainConfig, data, "")
 
 

@@ -185,3 +185,9 @@ def test_a_longer_run_continues_a_shorter_one_where_the_schedule_does_not_depend
     base = changed(preset_config("tiny"), optimizer__schedule=schedule)
     longer = changed(base, iterations=500)
     assert differences(base, longer) == ({"iterations": (100, 500)} if counts else {})
+
+
+def test_a_configuration_of_version_0_1_0_is_read():
+    data = to_dict(TrainConfig())
+    del data["precision"]
+    assert from_dict(data) == TrainConfig()
