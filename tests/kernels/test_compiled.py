@@ -7,55 +7,85 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 # Compute capability -> bytes of shared memory that a block may have there.
-SHARED = {80: 166_912, 90: 232_448, 100: 232_448}
-INSTRUCTIONS = {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}
-NUM_KERNELS, NUM_CUBIC = 20, 6
+SHARED = {75: 65_536, 80: 166_912, 86: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}
+INSTRUCTIONS = {80: "mma.sync", 86: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma", 120: "mma.sync"}
+CUBIC_KINDS = ("gram_forward", "gram_backward", "jacobian", "jacobian_backward", "jacobian_weights")
+# Kernels with a quadratic product, in two arithmetics; with a cubic one, in three; with none; with options.
+NUM_QUADRATIC, NUM_CUBIC, NUM_WITHOUT, NUM_WITH_OPTIONS = 11, 6, 3, 11
+
+
+class Job(NamedTuple):
+    """A process that compiles kernels for both shape classes: every one, or the cubic ones, or those with options."""
+
+    capability: int
+    kernels: str = "all"
+
+    @property
+    def options(self) -> list[str]:
+        return {"all": [], "cubic": ["--kinds", *CUBIC_KINDS], "smallest": ["--smallest"]}[self.kernels]
+
+
+JOBS = [Job(100), Job(90), Job(80), Job(90, "smallest"), Job(120, "cubic"), Job(86, "cubic"), Job(75, "cubic")]
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
 
-@pytest.fixture(scope="module", params=SHARED)
-def compiled(request: pytest.FixtureRequest) -> tuple[int, list[dict[str, Any]]]:
+def compile_job(job: Job) -> list[dict[str, Any]]:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "tests.kernels.compiling", str(request.param)]
+    command = [sys.executable, "-m", "bench.compiled_kernels", str(job.capability), *job.options]
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
     assert result.returncode == 0, result.stderr
-    return request.param, [json.loads(line) for line in result.stdout.splitlines()]
+    return [json.loads(line) for line in result.stdout.splitlines()]
 
 
-def test_every_kernel_is_compiled_in_every_arithmetic(compiled: tuple[int, list[dict[str, Any]]]):
-    _, lines = compiled
-    assert len({line["kernel"] for line in lines}) == NUM_KERNELS
-    assert sum(line["precision"] == "tf32" for line in lines) == NUM_CUBIC
-    assert len(lines) == 3 + 2 * (NUM_KERNELS - 3 - NUM_CUBIC) + 3 * NUM_CUBIC
+@pytest.fixture(scope="module")
+def compiled(request: pytest.FixtureRequest) -> Iterator[dict[Job, Future[list[dict[str, Any]]]]]:
+    """What the jobs of the tests that run print, as many jobs at a time as there are cores."""
+    calls = [getattr(item, "callspec", None) for item in request.session.items]
+    jobs = dict.fromkeys(call.params["job"] for call in calls if call and isinstance(call.params.get("job"), Job))
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        yield {job: pool.submit(compile_job, job) for job in jobs}
+        pool.shutdown(cancel_futures=True)
 
 
-def test_nothing_spills_and_shared_memory_suffices(compiled: tuple[int, list[dict[str, Any]]]):
-    capability, lines = compiled
-    spilling = [line for line in lines if line["stack"] or line["local"]]
-    assert not spilling
-    assert all(0 < line["registers"] <= 255 and line["shared"] <= SHARED[capability] for line in lines)
-
-
-def test_tensor_cores_are_used_where_asked_for_and_nowhere_else(compiled: tuple[int, list[dict[str, Any]]]):
-    capability, lines = compiled
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: f"{job.capability}-{job.kernels}")
+def test_kernels_fit_and_use_the_tensor_cores_where_asked_for(
+    job: Job, compiled: dict[Job, Future[list[dict[str, Any]]]]
+):
+    lines = compiled[job].result()
+    check_coverage(job, lines)
+    assert not [line for line in lines if line["stack"] or line["local"]]
+    assert all(0 < line["registers"] <= 255 and line["shared"] <= SHARED[job.capability] for line in lines)
+    assert not [line for line in lines if line["float_atomics"]]
     for line in lines:
-        if line["precision"] in ("tf32", "tf32x3"):
-            assert line["instructions"], line
-        else:
-            assert not line["instructions"], line
-    cubic = [line for line in lines if line["kernel"] in ("gram_forward", "gram_backward") and line["instructions"]]
-    assert len(cubic) == 4
-    for line in cubic:
-        assert all(name.startswith(INSTRUCTIONS[capability]) for name in line["instructions"]), line
+        assert bool(line["instructions"]) == (line["precision"] in ("tf32", "tf32x3")), line
+        # Warp-group and fifth-generation instructions make 64 rows or more.
+        rows = 64 if line["kernel"] == "gram_forward" else line["tile"][0] if line["kernel"] == "gram_backward" else 0
+        if rows >= 64:
+            assert all(name.startswith(INSTRUCTIONS[job.capability]) for name in line["instructions"]), line
 
 
-def test_no_sum_is_left_to_atomics(compiled: tuple[int, list[dict[str, Any]]]):
-    assert not [line for line in compiled[1] if line["float_atomics"]]
+def check_coverage(job: Job, lines: list[dict[str, Any]]) -> None:
+    """Every kernel in every arithmetic, at each of its tiles once."""
+    assert len({(line["kernel"], line["precision"], tuple(line["tile"])) for line in lines}) == len(lines)
+    if job.kernels == "smallest":
+        assert len({line["kernel"] for line in lines}) == NUM_WITH_OPTIONS
+        return
+    quadratic, without = (NUM_QUADRATIC, NUM_WITHOUT) if job.kernels == "all" else (0, 0)
+    numbers = {"ieee": NUM_CUBIC + quadratic}
+    if job.capability >= 80:
+        numbers |= {"tf32x3": NUM_CUBIC + quadratic, "tf32": NUM_CUBIC}
+    if without:
+        numbers |= {None: without}
+    kernels = {precision: {line["kernel"] for line in lines if line["precision"] == precision} for precision in numbers}
+    assert {precision: len(names) for precision, names in kernels.items()} == numbers
+    assert {line["precision"] for line in lines} == set(numbers)

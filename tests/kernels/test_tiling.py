@@ -13,7 +13,7 @@ from ffrl.kernels.tile_table import TILES  # noqa: E402
 
 
 def test_every_architecture_has_a_tile_of_every_kind():
-    assert set(TILES) == {75, 80, 86, 90, 100, 120}
+    assert set(TILES) >= {75, 80, 86, 90, 100, 120}  # and what else was tuned
     for capability, tables in TILES.items():
         has_tf32 = capability >= tiling.OLDEST_WITH_TENSOR_CORES
         assert set(tables) == ({"tf32x3", "tf32", "ieee"} if has_tf32 else {"ieee"})
