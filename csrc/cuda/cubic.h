@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "cuda/potential_cuda.h"
+#include "ffrl/host_device.h"
 
 namespace ffrl::cuda {
 
@@ -21,7 +22,7 @@ struct CubicOperands {
     const T* c;                // (H2, P): c forward; backward λ c of (14)
     int blocks, potentials, latent, hidden1, hidden2;
 
-    int64_t slots() const { return static_cast<int64_t>(blocks) * kRows; }
+    FFRL_INLINE int64_t slots() const { return static_cast<int64_t>(blocks) * kRows; }
 };
 
 }  // namespace ffrl::cuda
