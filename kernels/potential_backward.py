@@ -7,19 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ffrl.kernels.cubic_backward import gram_backward, jacobian_backward, jacobian_cotangent, jacobian_weight2
-from ffrl.kernels.launch import (
-    MAX_CHUNKS,
-    Call,
-    Operands,
-    cdiv,
-    check_operands,
-    chunks_of_sum,
-    describe,
-    on_device,
-    tiled,
-)
-from ffrl.kernels.potential_forward import batched_product, gram_matrix, plan_of
+from ffrl.kernels.cubic_gradients import NO_CUBIC_GRADIENTS, cubic_gradients
+from ffrl.kernels.launch import Call, Operands, cdiv, check_operands, describe, on_device, tiled
+from ffrl.kernels.potential_forward import gram_matrix, plan_of
 from ffrl.kernels.quadratic_backward import (
     hidden1_backward,
     hidden2_backward,
@@ -28,12 +18,10 @@ from ffrl.kernels.quadratic_backward import (
     z_backward,
 )
 from ffrl.kernels.row_plan import RowPlan
-from ffrl.kernels.row_sums import add_parts, sum_by_potential, sum_segments
-from ffrl.kernels.tiling import ROWS, Tile
+from ffrl.kernels.row_sums import add_parts, grid_of_sum, sum_by_potential, sum_segments
+from ffrl.kernels.tiling import ROWS
 from ffrl.kernels.weight_gradients import weight1_gradient, weight2_gradient
 
-# Latent dimensions whose J̄ stands in memory at once in the Jacobian form: arrays of the size of h2.
-JACOBIAN_GROUP = 4
 WEIGHTS = ("weight1", "bias1", "weight2", "bias2", "weight3", "bias3")
 
 
@@ -45,14 +33,6 @@ class Cotangents(NamedTuple):
     du_dt: Tensor | None
     d2u_dt2: Tensor | None
     lap_u: Tensor | None
-
-
-class CubicGradients(NamedTuple):
-    """What the Laplacian's cubic part gives: of d1 (P, H1) in the Jacobian form, of W1 and W2 where they are wanted."""
-
-    d1: Tensor | None
-    weight1: Tensor | None  # (K, H1, D)
-    weight2: Tensor | None  # (K, H2, H1)
 
 
 def potential_backward(
@@ -120,7 +100,11 @@ class Backward:
             HAS_TT=self.second, HAS_LAP=self.form != "none", ROWS=ROWS, DEPTH=32, num_warps=8,
         )  # fmt: skip
         gram = gram_matrix(weight1, call) if self.form != "none" else z
-        cubic = self.cubic(gram, v_ell_c, needs_weights)
+        cubic = NO_CUBIC_GRADIENTS
+        if self.form == "jacobian" or (self.form == "gram" and needs_weights):
+            h1 = self.kept[:, :hidden1]
+            d1 = (1 - h1) * (1 + h1)  # (P, H1)
+            cubic = cubic_gradients(call, plan, operands, gram, d1, v_ell_c, needs_weights=needs_weights)
 
         v_q, v_h1, v_a1 = (z.new_empty(slots, hidden1) for _ in range(3))
         diagonal_parts = z.new_empty(plan.blocks, hidden1)
@@ -181,67 +165,6 @@ class Backward:
         out[self.k_all] = v_weight[0]
         return out
 
-    def cubic(self, gram: Tensor, v_ell_c: Tensor, needs_weights: bool) -> CubicGradients:
-        """(16): only the Jacobian form has a part in the gradients of z; the Gram form kept e for them."""
-        if self.form == "none" or (self.form == "gram" and not needs_weights):
-            return CubicGradients(None, None, None)
-        h1 = self.kept[:, : self.call.hidden1]
-        d1 = (1 - h1) * (1 + h1)  # (P, H1)
-        return (
-            self.gram_form(gram, d1, v_ell_c) if self.form == "gram" else self.jacobian_form(d1, v_ell_c, needs_weights)
-        )
-
-    def gram_form(self, gram: Tensor, d1: Tensor, v_ell_c: Tensor) -> CubicGradients:
-        weight1, weight2 = self.operands.weight1, self.operands.weight2
-        call, hidden1, hidden2 = self.call, self.call.hidden1, self.call.hidden2
-        tile = call.tile("gram_backward")
-        tiles = cdiv(hidden1, tile.columns)
-        pairs = tiles * (tiles + 1) // 2
-        chunks = call.backward_chunks(pairs * call.potentials)
-        weight2_parts = d1.new_empty(tiles, call.potentials, hidden2, hidden1)
-        gram_parts = d1.new_empty(chunks, call.potentials, hidden1, hidden1)
-        gram_backward[pairs, chunks, call.potentials](
-            weight2, gram, self.plan.slot_row, self.plan.first_block, d1, v_ell_c, weight2_parts, gram_parts,
-            hidden1, hidden2, self.plan.slots, call.potentials,
-            PRECISION=call.precision, **tiled(tile),
-        )  # fmt: skip
-        # Above the diagonal's tiles nothing was written: what is there is selected away, not multiplied.
-        lower = torch.ones(hidden1, hidden1, dtype=torch.bool, device=d1.device).tril()
-        v_gram = torch.where(lower, gram_parts.sum(0), torch.zeros((), device=d1.device))
-        v_gram = v_gram + v_gram.tril(-1).mT
-        return CubicGradients(None, 2 * batched_product(v_gram, weight1, call), weight2_parts.sum(0))
-
-    def jacobian_form(self, d1: Tensor, v_ell_c: Tensor, needs_weights: bool) -> CubicGradients:
-        call, plan, latent, slots = self.call, self.plan, self.call.latent, self.plan.slots
-        weight1, weight2 = self.operands.weight1, self.operands.weight2
-        hidden1, hidden2 = call.hidden1, call.hidden2
-        group = min(JACOBIAN_GROUP, latent)
-        v_d1, v_jacobian = torch.zeros_like(d1), d1.new_empty(group, slots, hidden2)
-        by_unit2, by_unit1 = call.tile("jacobian"), call.tile("jacobian_backward")
-        by_both = call.tile("jacobian_weights")
-        grid = self.grid_of_sum(hidden2, hidden1, by_both)
-        weight1_parts = d1.new_empty(plan.blocks if needs_weights else 0, hidden1, latent)
-        weight2_parts = d1.new_zeros(grid[1] if needs_weights else 0, *weight2.shape)
-        for first in range(0, latent, group):
-            dims = min(group, latent - first)
-            jacobian_cotangent[plan.blocks, cdiv(hidden2, by_unit2.columns), dims](
-                weight1, weight2, plan.block_k, d1, v_ell_c, v_jacobian, first, latent, hidden1, hidden2, slots,
-                PRECISION=call.precision, **tiled(by_unit2),
-            )  # fmt: skip
-            jacobian_backward[plan.blocks, cdiv(hidden1, by_unit1.columns)](
-                weight1, weight2, plan.slot_row, plan.block_k, d1, v_jacobian, v_d1, weight1_parts,
-                first, dims, latent, hidden1, hidden2, slots,
-                WEIGHTS=needs_weights, PRECISION=call.precision, **tiled(by_unit1),
-            )  # fmt: skip
-            if needs_weights:
-                jacobian_weight2[grid](
-                    weight1, plan.slot_row, plan.first_block, d1, v_jacobian, weight2_parts,
-                    first, dims, latent, hidden1, hidden2, slots, PRECISION=call.precision, **tiled(by_both),
-                )  # fmt: skip
-        if not needs_weights:
-            return CubicGradients(v_d1, None, None)
-        return CubicGradients(v_d1, sum_by_potential(weight1_parts, plan), add_parts(weight2_parts, 0))
-
     def gradient_of_z(self, v_a1: Tensor) -> Tensor:
         v_z = torch.empty_like(self.operands.z)
         tile = self.call.tile("quadratic")
@@ -275,17 +198,10 @@ class Backward:
         of_row, order = torch.sort(feature_row, stable=True)
         return order, torch.searchsorted(of_row, torch.arange(self.call.features + 1, device=device))
 
-    def grid_of_sum(self, left: int, right: int, tile: Tile) -> tuple[int, int, int]:
-        """(tiles, chunks, K) of a sum over rows with a result (K, left, right)."""
-        potentials = self.call.potentials
-        tiles = cdiv(left, tile.columns) * cdiv(right, tile.columns)
-        steps, blocks = cdiv(self.plan.slots, potentials * tile.depth), cdiv(self.plan.blocks, potentials)
-        return tiles, chunks_of_sum(tiles * potentials, steps, min(blocks, MAX_CHUNKS)), potentials
-
     def gradient_of_weight1(self, v_v: Tensor, v_a1: Tensor) -> Tensor:
         """(K, H1, D), but for what the Laplacian's cubic part adds."""
         call, plan, tile = self.call, self.plan, self.call.tile("weights")
-        grid = self.grid_of_sum(call.hidden1, call.latent, tile)
+        grid = grid_of_sum(call, plan, call.hidden1, call.latent, tile)
         parts = self.kept.new_empty(grid[1], call.potentials, call.hidden1, call.latent)
         weight1_gradient[grid](
             self.operands.z, plan.slot_row, plan.first_block, self.kept, v_v, v_a1, parts,
@@ -297,7 +213,7 @@ class Backward:
     def gradient_of_weight2(self, v_q: Tensor, v_a2: Tensor, v_omega: Tensor, v_omega2: Tensor) -> Tensor:
         """(K, H2, H1), likewise."""
         call, plan, operands, tile = self.call, self.plan, self.operands, self.call.tile("weights")
-        grid = self.grid_of_sum(call.hidden2, call.hidden1, tile)
+        grid = grid_of_sum(call, plan, call.hidden2, call.hidden1, tile)
         parts = self.kept.new_empty(grid[1], call.potentials, call.hidden2, call.hidden1)
         weight2_gradient[grid](
             operands.tau, operands.dtau_dt, operands.read_d2tau_dt2, operands.feature_row, operands.weight3,

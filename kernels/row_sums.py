@@ -10,9 +10,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ffrl.kernels.launch import cdiv, chunks_of_sum
+from ffrl.kernels.launch import MAX_CHUNKS, Call, cdiv, chunks_of_sum
 from ffrl.kernels.row_plan import RowPlan
-from ffrl.kernels.tiling import ROWS
+from ffrl.kernels.tiling import ROWS, Tile
 
 COLUMNS = 32
 
@@ -71,6 +71,13 @@ def sum_segments(rows: Tensor, first: Tensor, order: Tensor | None = None) -> Te
         ORDERED=order is not None, ROWS=ROWS, COLUMNS=COLUMNS, num_warps=4,
     )  # fmt: skip
     return add_parts(parts, 1)
+
+
+def grid_of_sum(call: Call, plan: RowPlan, left: int, right: int, tile: Tile) -> tuple[int, int, int]:
+    """(tiles, chunks, K) of a product over rows with a result (K, left, right)."""
+    tiles = cdiv(left, tile.columns) * cdiv(right, tile.columns)
+    steps, blocks = cdiv(plan.slots, call.potentials * tile.depth), cdiv(plan.blocks, call.potentials)
+    return tiles, chunks_of_sum(tiles * call.potentials, steps, min(blocks, MAX_CHUNKS)), call.potentials
 
 
 def sum_by_potential(parts: Tensor, plan: RowPlan) -> Tensor:

@@ -18,13 +18,13 @@ from tests.tolerances import FLOAT32_COTANGENT_RATIO, relative_error
 pytestmark = needs_triton
 
 if REASON is None:
-    from ffrl.kernels import launch, potential_backward
+    from ffrl.kernels import launch, potential_backward, row_sums
     from ffrl.kernels.cubic_backward import jacobian_weight2
     from ffrl.kernels.launch import Operands, tiled
     from ffrl.kernels.potential_backward import Backward, Cotangents
     from ffrl.kernels.potential_forward import plan_of, potential_forward
     from ffrl.kernels.row_plan import RowPlan, plan_rows
-    from ffrl.kernels.row_sums import add_parts, sum_by_potential, sum_segments
+    from ffrl.kernels.row_sums import add_parts, grid_of_sum, sum_by_potential, sum_segments
     from ffrl.kernels.tiling import ROWS
 
 EPS = torch.finfo(torch.float32).eps
@@ -80,7 +80,7 @@ class Setting:
 
 def errors_of_weights(monkeypatch: pytest.MonkeyPatch, chunks: int) -> Iterator[tuple[str, float, float]]:
     """Sum, error, and error of plain torch, where sums are cut into so many chunks at most."""
-    monkeypatch.setattr(potential_backward, "MAX_CHUNKS", chunks)
+    monkeypatch.setattr(row_sums, "MAX_CHUNKS", chunks)
     setting = Setting(MANY, 2, 3, 4)
     call, plan = setting.call, setting.plan
     backward = setting.backward(setting.draw(plan.slots, call.width))
@@ -99,7 +99,7 @@ def errors_of_weights(monkeypatch: pytest.MonkeyPatch, chunks: int) -> Iterator[
     yield compared("weight2", v_weight2, v_a2, h1 + setting.operands.tau)
 
     tile = call.tile("jacobian_weights")
-    grid = backward.grid_of_sum(4, 3, tile)
+    grid = grid_of_sum(call, plan, 4, 3, tile)
     parts, ones = h1.new_zeros(grid[1], 1, 4, 3), h1.new_ones(1, 3, 2)
     jacobian_weight2[grid](
         ones, plan.slot_row, plan.first_block, v_a1, v_a2, parts, 0, 1, 2, 3, 4, plan.slots,
