@@ -10,6 +10,8 @@ TORCH_INDEX ?=
 PIP_ARGS ?=
 # The C++ extension: auto builds it where there is a compiler, 1 makes its absence an error, 0 leaves it out.
 export FFRL_CPP ?= auto
+# The CUDA extension: auto builds it where nvcc and a CUDA build of torch are, 1 and 0 as above, compile only compiles it.
+export FFRL_CUDA ?= auto
 DEMO_ITERATIONS ?= 2500
 DEMO_OUT ?= runs/demo
 # Further options for pytest, for example TEST_ARGS="-k oracle -x".
@@ -25,6 +27,9 @@ CPP_FILES = $(shell find csrc -type f \( -name '*.h' -o -name '*.cpp' -o -name '
 
 ifeq ($(filter auto 0 1,$(FFRL_CPP)),)
 $(error FFRL_CPP = $(FFRL_CPP) is not allowed; expected auto, 0 or 1)
+endif
+ifeq ($(filter auto 0 1 compile,$(FFRL_CUDA)),)
+$(error FFRL_CUDA = $(FFRL_CUDA) is not allowed; expected auto, 0, 1 or compile)
 endif
 
 # A data folder beside the checkout is used where there is one.
@@ -42,7 +47,7 @@ export MPLBACKEND ?= Agg
 help: ## list the targets
 	@echo "Usage: make TARGET [VARIABLE=value ...]"
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-10s %s\n", $$1, $$2 }'
-	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV) TORCH=$(TORCH) TORCH_INDEX PIP_ARGS FFRL_CPP=$(FFRL_CPP) DEMO_ITERATIONS=$(DEMO_ITERATIONS) DEMO_OUT=$(DEMO_OUT) TEST_ARGS"
+	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV) TORCH=$(TORCH) TORCH_INDEX PIP_ARGS FFRL_CPP=$(FFRL_CPP) FFRL_CUDA=$(FFRL_CUDA) DEMO_ITERATIONS=$(DEMO_ITERATIONS) DEMO_OUT=$(DEMO_OUT) TEST_ARGS"
 
 # Each step leaves a stamp in $(VENV), written last: an interrupted one is done again, a finished one is not.
 $(VENV)/.created:
@@ -60,7 +65,7 @@ $(VENV)/.torch: $(VENV)/.created
 	else echo "installing $(TORCH) (a large download)"; $(PIP_INSTALL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'; fi
 	@touch $@
 
-$(VENV)/.installed: $(VENV)/.torch pyproject.toml setup.py $(wildcard kernels/__init__.py) $(CPP_FILES)
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml setup.py $(wildcard csrc/*.py) $(wildcard kernels/__init__.py) $(CPP_FILES)
 	$(PIP_INSTALL) --no-build-isolation -e '.[$(RUN_EXTRAS)]'
 	@[ ! -e ffrl/_C_missing.txt ] || cat ffrl/_C_missing.txt
 	@touch $@
@@ -69,9 +74,14 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml setup.py $(wildcard kernels/__
 ifneq ($(filter 0 1,$(FFRL_CPP)),)
 ifneq ($(FFRL_CPP),$(if $(wildcard ffrl/_C.*.so),1,0))
 $(VENV)/.installed: again
+endif
+endif
+ifneq ($(filter 0 1,$(FFRL_CUDA)),)
+ifneq ($(FFRL_CUDA),$(if $(wildcard ffrl/_C_cuda.*.so),1,0))
+$(VENV)/.installed: again
+endif
+endif
 again:
-endif
-endif
 
 $(VENV)/.lint: $(VENV)/.installed
 	$(PIP_INSTALL) --no-build-isolation -e '.[dev]'
@@ -110,6 +120,6 @@ bench: $(VENV)/.installed ## run every benchmark bench/bench_*.py
 	for script; do echo "$$script"; $(VENV_PYTHON) -m "bench.$$(basename "$$script" .py)"; done
 
 clean: ## remove build outputs and caches; the virtual environment and runs/ stay
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .benchmarks ffrl/_C.*.so ffrl/_C_missing.txt
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .benchmarks ffrl/_C.*.so ffrl/_C_cuda.*.so ffrl/_C*_missing.txt
 	rm -f $(VENV)/.installed
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

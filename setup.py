@@ -2,7 +2,8 @@
 
 The environment variable FFRL_CPP decides about the C++ extension ffrl._C: "auto" (default) builds it where that is
 possible and installs without it elsewhere, "1" makes it an error that it is not possible, "0" leaves it out. An
-installation without it holds ffrl/_C_missing.txt: one line that says why, and what to do.
+installation without it holds ffrl/_C_missing.txt: one line that says why, and what to do. FFRL_CUDA decides about the
+CUDA extension ffrl._C_cuda in the same way (csrc/build_cuda.py), whose record is ffrl/_C_cuda_missing.txt.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ import sysconfig
 from pathlib import Path
 from typing import Any, ClassVar
 
-from setuptools import Command, Extension, find_packages, setup
+from setuptools import Command, Distribution, Extension, find_packages, setup
 from setuptools.command.build import build
 
 ROOT = Path(__file__).resolve().parent
-PYTHON_API, PYTHON_TAG = "0x030b0000", "cp311"  # the extension runs on Python 3.11 and later
-TORCH_API = "0x020a000000000000"  # and on torch 2.10 and later, which ffrl/ops/extension.py says where it does not load
-OLDEST_TORCH = (2, 11)  # in pyproject.toml; an older one is replaced after the build, or its headers are too old
+sys.path.insert(0, str(ROOT / "csrc"))
+
+import build_cuda  # noqa: E402
+from cuda_toolkit import OLDEST_TORCH, PYTHON_API, PYTHON_TAG, TORCH_API, NotBuilt  # noqa: E402
+
 RECORD = "ffrl/_C_missing.txt"
 ARITHMETIC = ("-fno-math-errno", "-ffp-contract=off")  # what numbers come out; tests/csrc compiles with them too
 COMPILE_ARGS = [
@@ -29,22 +32,6 @@ COMPILE_ARGS = [
     f"-fmacro-prefix-map={ROOT}/=",  # messages name csrc/..., not the folder of the build
     f"-DTORCH_TARGET_VERSION={TORCH_API}",
 ]
-
-
-class NotBuilt(Exception):
-    """Why the extension is not built, and what the user can do about it."""
-
-    def __init__(self, why: str, mend: str) -> None:
-        super().__init__(why, mend)
-        self.why = why
-        self.mend = mend
-
-    def sentence(self, *, editable: bool = False) -> str:
-        again = f"`pip install --no-build-isolation {'-e ' if editable else ''}.`"
-        return (
-            f"the C++ extension was not built when ffrl was installed: {self.why}; "
-            f"{self.mend}, then run {again} in the source tree of ffrl"
-        )
 
 
 class RecordCpp(Command):
@@ -71,7 +58,7 @@ class RecordCpp(Command):
             for stale in path.parent.glob("_C.*.so"):  # of an earlier build in the same folder
                 stale.unlink()
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(self.missing.sentence(editable=inplace) + "\n", encoding="utf-8")
+            path.write_text(self.missing.sentence("C++", editable=inplace) + "\n", encoding="utf-8")
 
     def get_source_files(self) -> list[str]:
         return []
@@ -83,8 +70,44 @@ class RecordCpp(Command):
         return {path: RECORD for path in self.get_outputs() if self.editable_mode}
 
 
+class BuildCuda(Command):
+    """The CUDA extension beside the modules, or _C_cuda_missing.txt."""
+
+    description = "build the CUDA extension"
+    user_options: ClassVar[list[tuple[str, str | None, str]]] = []
+    editable_mode = False
+
+    def initialize_options(self) -> None:
+        self.build_lib = None
+
+    def finalize_options(self) -> None:
+        self.set_undefined_options("build", ("build_lib", "build_lib"))
+
+    def run(self) -> None:
+        inplace = self.editable_mode
+        package, objects = Path("" if inplace else self.build_lib, "ffrl"), Path("build", "cuda").absolute()
+        self.missing = build_cuda.make(build_cuda.mode(), objects, package, editable=inplace)
+
+    def get_source_files(self) -> list[str]:
+        return []
+
+    def get_outputs(self) -> list[str]:
+        name = build_cuda.EXTENSION if self.missing is None else build_cuda.RECORD
+        return [os.path.join(self.build_lib, "ffrl", name)]
+
+    def get_output_mapping(self) -> dict[str, str]:
+        return {path: f"ffrl/{Path(path).name}" for path in self.get_outputs() if self.editable_mode}
+
+
 class Build(build):
-    sub_commands: ClassVar = [*build.sub_commands, ("record_cpp", None)]
+    sub_commands: ClassVar = [*build.sub_commands, ("record_cpp", None), ("build_cuda", None)]
+
+
+class PlatformDistribution(Distribution):
+    """With compiled code in it, whatever became of the C++ extension."""
+
+    def has_ext_modules(self) -> bool:
+        return True
 
 
 def find_compiler() -> str:
@@ -149,9 +172,10 @@ def cpp_extension(cpp: str) -> tuple[Extension, type[Command]]:
                 self.inplace, self.extensions = inplace, []
             self.get_finalized_command("record_cpp").record(inplace=inplace)
 
+    sources = [path for part in ("bindings", "cpu") for path in sorted(Path("csrc", part).glob("*.cpp"))]
     extension = torch.utils.cpp_extension.CppExtension(
         "ffrl._C",
-        [path.as_posix() for part in ("bindings", "cpu") for path in sorted(Path("csrc", part).glob("*.cpp"))],
+        [source.as_posix() for source in sources if "cuda" not in source.name],
         depends=[path.as_posix() for path in sorted(Path("csrc").rglob("*.h"))],
         include_dirs=[str(ROOT / "csrc")],
         extra_compile_args=COMPILE_ARGS,
@@ -162,23 +186,26 @@ def cpp_extension(cpp: str) -> tuple[Extension, type[Command]]:
 
 
 def build_arguments() -> dict[str, Any]:
-    """The arguments of setup() that build the extension, or that record why it is not built."""
-    cpp = os.environ.get("FFRL_CPP", "auto")
+    """The arguments of setup() that build the extensions, or that record why they are not built."""
+    cpp, cuda = os.environ.get("FFRL_CPP", "auto"), build_cuda.mode()
     if cpp not in ("auto", "0", "1"):
         raise SystemExit(f"FFRL_CPP = {cpp!r} is not allowed; expected auto, 0 or 1")
-    commands: dict[str, type[Command]] = {"build": Build, "record_cpp": RecordCpp}
+    commands: dict[str, type[Command]] = {"build": Build, "record_cpp": RecordCpp, "build_cuda": BuildCuda}
+    arguments: dict[str, Any] = {"cmdclass": commands}
     # The commands that only ask for the metadata need not wait for torch.
     if not any(word.startswith(("build", "bdist", "editable", "install", "develop")) for word in sys.argv[1:]):
-        return {"cmdclass": commands}
+        return arguments
+    options = {"bdist_wheel": {"py_limited_api": PYTHON_TAG}}
     try:
         extension, commands["build_ext"] = cpp_extension(cpp)
+        arguments |= {"ext_modules": [extension], "options": options}
     except NotBuilt as reason:
         if cpp == "1":
-            raise SystemExit(f"FFRL_CPP=1, but {reason.sentence()}") from reason
+            raise SystemExit(f"FFRL_CPP=1, but {reason.sentence('C++')}") from reason
         RecordCpp.missing = reason
-        return {"cmdclass": commands}
-    options = {"bdist_wheel": {"py_limited_api": PYTHON_TAG}}
-    return {"cmdclass": commands, "ext_modules": [extension], "options": options}
+    if build_cuda.is_to_be_built(cuda):
+        arguments |= {"distclass": PlatformDistribution, "options": options}
+    return arguments
 
 
 packages = find_packages(str(ROOT), include=["ffrl", "ffrl.*"])

@@ -39,16 +39,17 @@ bool set_capability(const char* name) {
 
 
 def environment(**changes: object) -> dict[str, str]:
-    """That of this process without what chooses a compiler or another ffrl, and with ``changes``."""
-    chosen_here = ("CXX", "FFRL_CPP", "PYTHONPATH")
+    """That of this process without what chooses a compiler or another ffrl, without CUDA, and with ``changes``."""
+    chosen_here = ("CXX", "FFRL_CPP", "FFRL_CUDA", "TORCH_CUDA_ARCH_LIST", "PYTHONPATH")
     kept = {name: value for name, value in os.environ.items() if name not in chosen_here}
-    return kept | {"PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"} | {k: str(v) for k, v in changes.items()}
+    fixed = {"PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "FFRL_CUDA": "0"}
+    return kept | fixed | {name: str(value) for name, value in changes.items()}
 
 
 def copy_tree(folder: Path, *, stub: bool = True) -> Path:
     """A copy of what a build reads, with ``STUB`` in the place of the kernels and operators without one."""
     tree = folder / "tree"
-    ignore = shutil.ignore_patterns("__pycache__", "*.so", "_C_missing.txt")
+    ignore = shutil.ignore_patterns("__pycache__", "*.so", "_C*_missing.txt")
     for name in ("ffrl", "kernels", "csrc", "bench", "tests", "docs"):
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, tree / name, ignore=ignore)

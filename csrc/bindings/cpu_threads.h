@@ -1,4 +1,4 @@
-// torch's threads and memory for the CPU kernels.
+// torch's threads for the CPU kernels.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -15,10 +15,6 @@ inline cpu::Threads torch_threads() {
         });
     };
     return {static_cast<int64_t>(torch::stable::get_num_threads()), run};
-}
-
-inline torch::stable::Tensor bytes(const torch::stable::Tensor& like, size_t count) {
-    return torch::stable::new_empty(like, {static_cast<int64_t>(count)}, torch::headeronly::ScalarType::Byte);
 }
 
 }  // namespace ffrl::bindings

@@ -5,6 +5,7 @@
 
 #include "bindings/checks.h"
 #include "bindings/cpu_threads.h"
+#include "bindings/memory.h"
 #include "cpu/time_features_cpu.h"
 
 namespace ffrl::bindings {
