@@ -26,9 +26,12 @@ from ffrl.kernels import (
     cubic_forward,
     quadratic_backward,
     quadratic_forward,
+    rollout_kernels,
     row_sums,
     weight_gradients,
 )
+from ffrl.kernels.flow_rollout import ROLLOUT_ROWS
+from ffrl.kernels.launch import UNITS
 from ffrl.kernels.tiling import KINDS, OLDEST_WITH_TENSOR_CORES, ROWS, SHAPE_CLASSES, Tile, nearest_capability, tile_of
 
 INDICES = {"p_slot_row", "p_block_k", "p_first_block", "p_feature_row", "p_order", "p_first"}
@@ -71,7 +74,9 @@ KERNELS = (
         {"TANH": False, "SECOND": False, "FORM": "none", "KEEP": False},
     ),
     Kernel(cubic_forward.matmul, "quadratic", QUADRATIC, {}),
-    Kernel(cubic_forward.gram_forward, "gram_forward", CUBIC, {"COLUMN_SUMS": True}, {"COLUMN_SUMS": False}),
+    Kernel(
+        cubic_forward.gram_forward, "gram_forward", CUBIC, {"COLUMN_SUMS": True, "UNITS": UNITS}, {"COLUMN_SUMS": False}
+    ),
     Kernel(cubic_forward.jacobian_forward, "jacobian", CUBIC, {}),
     Kernel(
         quadratic_backward.rows_backward, None, (),
@@ -103,6 +108,17 @@ KERNELS = (
     Kernel(cubic_backward.jacobian_cotangent, "jacobian", CUBIC, {}),
     Kernel(cubic_backward.jacobian_backward, "jacobian_backward", CUBIC, {"WEIGHTS": True}, {"WEIGHTS": False}),
     Kernel(cubic_backward.jacobian_weight2, "jacobian_weights", CUBIC, {}),
+    Kernel(
+        rollout_kernels.rollout_forward, "rollout_forward", QUADRATIC,
+        {"SIGN": 1.0, "MIXED": True, "TANH": True, "BLOCK_ROWS": ROWS}, {"MIXED": False, "TANH": False},
+        rows=ROLLOUT_ROWS,
+    ),
+    Kernel(
+        rollout_kernels.rollout_backward, "rollout_backward", QUADRATIC,
+        {"SIGN": 1.0, "BLOCK_ROWS": ROWS, **dict.fromkeys(("MIXED", "TANH", "HAS_Z", "HAS_DZ", "TIME"), True)},
+        dict.fromkeys(("MIXED", "TANH", "HAS_Z", "HAS_DZ", "TIME"), False),
+        rows=ROLLOUT_ROWS,
+    ),
 )  # fmt: skip
 KERNEL_OF = {kernel.name: kernel for kernel in KERNELS}
 
@@ -161,15 +177,18 @@ def compile_variant(variant: Variant, capability: int) -> Any:
     names = function.arg_names
     constant = {name: constants[name] for name in names if name.isupper() and name in constants}
     signature = {name: "constexpr" if name in constant else type_of(name) for name in names}
-    pointers = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if signature[name][0] == "*"}
-    source = ASTSource(fn=function, signature=signature, constexprs=constant, attrs=pointers)
+    aligned = [i for i, name in enumerate(names) if signature[name][0] == "*" or name in ("STRIDE", "SLOTS")]
+    divisible = {(i,): [["tt.divisibility", 16]] for i in aligned}
+    source = ASTSource(fn=function, signature=signature, constexprs=constant, attrs=divisible)
     options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
 
 def type_of(name: str) -> str:
     """Of an argument, by the names that the kernels give theirs."""
-    return "i32" if not name.startswith("p_") else "*i64" if name in INDICES else "*fp32"
+    if not name.startswith("p_"):
+        return "i32"
+    return "*i32" if name == "p_zero" else "*i64" if name in INDICES else "*fp32"
 
 
 def resources(compiled: Any) -> Resources:

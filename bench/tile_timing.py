@@ -17,8 +17,8 @@ from bench.cases import Case
 from bench.gpu.stopwatch import Figure, interleaved, stopwatch_of
 from bench.tile_candidates import Entry
 from bench.timing import Call
-from ffrl.errors import ArgumentError
 from ffrl.kernels import launch
+from ffrl.kernels.flow_rollout import flow_backward, flow_forward
 from ffrl.kernels.launch import FORMS, PRECISIONS
 from ffrl.kernels.potential_backward import potential_backward
 from ffrl.kernels.potential_forward import potential_forward
@@ -30,7 +30,11 @@ CASES = {
     ("narrow", "gram"): Case("narrow", 1024, 16, 32),
     ("wide", "jacobian"): Case("wide-jacobian", 1024, 3, 256),
     ("narrow", "jacobian"): Case("narrow-jacobian", 1024, 3, 32),
+    # Rows of the batch; the steps are those of the papers.
+    ("wide", "rollout"): Case("wide-rollout", 128, 324, 324),
+    ("narrow", "rollout"): Case("narrow-rollout", 128, 16, 32),
 }
+STEPS = 8
 ROUNDS = 9
 
 
@@ -50,13 +54,11 @@ class SpillError(RuntimeError):
 
 
 def form_of(kind: str) -> str:
-    return "jacobian" if kind.startswith("jacobian") else "gram"
+    """What launches it: the op in one of its forms, or a rollout."""
+    return next((form for form in ("jacobian", "rollout") if kind.startswith(form)), "gram")
 
 
 def case_of(entry: Entry) -> Case:
-    """Raises ArgumentError for a kind that the op does not launch."""
-    if entry.kind.startswith("rollout"):
-        raise ArgumentError("kinds", entry.kind, "kinds of the potential op; others can only be ranked: --compile-only")
     return CASES[entry.shapes, form_of(entry.kind)]
 
 
@@ -98,7 +100,7 @@ def tile_of_kind(kind: str, tile: Tile) -> Iterator[None]:
 
 
 def run_op(case: Case, form: str, precision: str, device: torch.device) -> None:
-    """Forward and backward of the op with every gradient, for a cotangent of every output that training has."""
+    """Forward and backward with every gradient, for a cotangent of every output that training has."""
     num_rows, latent, hidden = case.num_rows, case.latent_dim, case.hidden
     generator = torch.Generator(device).manual_seed(0)
 
@@ -111,8 +113,14 @@ def run_op(case: Case, form: str, precision: str, device: torch.device) -> None:
         normal(1, hidden, hidden, scale=hidden**-0.5), normal(1, hidden), normal(1, hidden, scale=hidden**-0.5),
         normal(1),
     )  # fmt: skip
-    operands = (z, tau, dtau_dt, None, *weights, None, 0, None, True, FORMS.index(form))
     number = PRECISIONS.index(precision)
+    if form == "rollout":
+        features = normal(STEPS, hidden), normal(STEPS, hidden)
+        operands = (*features, *weights, None, 0, STEPS, 1, True)
+        *outputs, kept = flow_forward(z, *operands, True, number)
+        flow_backward(kept, outputs[0], *operands, *map(torch.ones_like, outputs), True, True, True, number)
+        return
+    operands = (z, tau, dtau_dt, None, *weights, None, 0, None, True, FORMS.index(form))
     *outputs, kept = potential_forward(*operands, True, number)
     v_u, v_du_dz, v_du_dt, _, v_lap_u = (normal(*value.shape) for value in outputs)
     potential_backward(kept, *operands, v_u, v_du_dz, v_du_dt, None, v_lap_u, True, True, True, number)

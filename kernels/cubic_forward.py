@@ -36,45 +36,53 @@ def matmul(
 
 @triton.jit
 def gram_forward(
-    p_weight2, p_gram, p_block_k, p_d1, p_c, p_squares, p_columns, H1, H2, SLOTS,
-    COLUMN_SUMS: tl.constexpr,
+    p_weight2, p_gram, p_block_k, p_d1, p_c, p_squares, p_columns, H1, H2, STRIDE, SLOTS,
+    COLUMN_SUMS: tl.constexpr, UNITS: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """(9), (10): for the units j of one chunk, y = (d1 ∘ W2[j]) G in a tile of columns; S_j and e in part.
+    """(9), (10): y = (d1 ∘ W2[j]) G in a tile of columns, for UNITS units j of one chunk at a time; S_j and e in part.
 
-    Grid (blocks, tiles, chunks). squares (tiles, H2, P): Σ over the tile of x y. columns (chunks, P, H1): Σ over the
-    chunk of c W2 y, where asked for; it stays in registers until the chunk is done. The product is never written.
+    Rows (j, n) of the left operand, d1 ∘ W2[j], are made in registers. d1 (P, STRIDE) and G (K, H1, STRIDE) are padded
+    with zeros to a multiple of 16, so that four numbers are one load. Grid (blocks, tiles, chunks). squares (tiles, H2,
+    P): Σ over the tile of x y. columns (chunks, P, H1): Σ over the chunk of c W2 y, where asked for; it stays in
+    registers until the chunk is done. The product is never written.
     """
     i_block, i_tile, i_chunk, num_chunks = tl.program_id(0), tl.program_id(1), tl.program_id(2), tl.num_programs(2)
     o_r = tl.arange(0, ROWS)
+    o_u = tl.arange(0, UNITS)
     o_first = i_block.to(tl.int64) * ROWS
     o_slot = o_first + o_r
     b_k = tl.load(p_block_k + i_block)
     p_weight2 += b_k * H2 * H1
-    p_gram += b_k * H1 * H1
-    p_d1 += o_first * H1
+    p_gram += b_k * H1 * STRIDE
+    p_d1 += o_first * STRIDE
     o_p = i_tile * COLUMNS + tl.arange(0, COLUMNS)
-    m_p = o_p < H1
-    b_d1_p = tl.load(p_d1 + o_r[:, None] * H1 + o_p, mask=m_p[None, :], other=0.0)
+    m_p = o_p < STRIDE
+    b_d1_p = tl.load(p_d1 + o_r[:, None] * STRIDE + o_p, mask=m_p[None, :], other=0.0)
     b_e = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for j in range(H2 * i_chunk // num_chunks, H2 * (i_chunk + 1) // num_chunks):
-        p_weight = p_weight2 + j * H1
-        b_y = tl.zeros((ROWS, COLUMNS), tl.float32)
+    last = H2 * (i_chunk + 1) // num_chunks
+    for j in range(H2 * i_chunk // num_chunks, last, UNITS):
+        o_j = j + o_u
+        m_j = o_j < last
+        b_y = tl.zeros((UNITS * ROWS, COLUMNS), tl.float32)
         for h in range(0, H1, DEPTH):
             o_h = h + tl.arange(0, DEPTH)
-            m_h = o_h < H1
-            b_d1 = tl.load(p_d1 + o_r[:, None] * H1 + o_h, mask=m_h[None, :], other=0.0)
-            b_x = b_d1 * tl.load(p_weight + o_h, mask=m_h, other=0.0)
-            b_gram = tl.load(p_gram + o_h[:, None] * H1 + o_p, mask=m_h[:, None] & m_p, other=0.0)
+            b_d1 = tl.load(p_d1 + o_r[:, None] * STRIDE + o_h, mask=(o_h < STRIDE)[None, :], other=0.0)
+            b_weight = tl.load(p_weight2 + o_j[:, None] * H1 + o_h, mask=m_j[:, None] & (o_h < H1), other=0.0)
+            b_x = tl.reshape(b_weight[:, None, :] * b_d1[None, :, :], (UNITS * ROWS, DEPTH))
+            b_gram = tl.load(p_gram + o_h[:, None] * STRIDE + o_p, mask=(o_h < H1)[:, None] & m_p, other=0.0)
             b_y = tl.dot(b_x, b_gram, b_y, input_precision=PRECISION)
-        b_weight_y = b_y * tl.load(p_weight + o_p, mask=m_p, other=0.0)
-        o_jslot = tl.cast(j, tl.int64) * SLOTS + o_slot
-        tl.store(p_squares + i_tile.to(tl.int64) * H2 * SLOTS + o_jslot, tl.sum(b_d1_p * b_weight_y, 1))
+        b_weight_p = tl.load(p_weight2 + o_j[:, None] * H1 + o_p, mask=m_j[:, None] & (o_p < H1), other=0.0)
+        b_weight_y = tl.reshape(b_y, (UNITS, ROWS, COLUMNS)) * b_weight_p[:, None, :]
+        o_jslot = o_j.to(tl.int64)[:, None] * SLOTS + o_slot
+        p_s = p_squares + i_tile.to(tl.int64) * H2 * SLOTS + o_jslot
+        tl.store(p_s, tl.sum(b_d1_p[None, :, :] * b_weight_y, 2), mask=m_j[:, None])
         if COLUMN_SUMS:
-            b_e += tl.load(p_c + o_jslot)[:, None] * b_weight_y
+            b_c = tl.load(p_c + o_jslot, mask=m_j[:, None], other=0.0)
+            b_e += tl.sum(b_c[:, :, None] * b_weight_y, 0)
     if COLUMN_SUMS:
         p_columns += (i_chunk.to(tl.int64) * SLOTS + o_first) * H1
-        tl.store(p_columns + o_r[:, None] * H1 + o_p, b_e, mask=m_p[None, :])
+        tl.store(p_columns + o_r[:, None] * H1 + o_p, b_e, mask=(o_p < H1)[None, :])
 
 
 @triton.jit

@@ -20,6 +20,8 @@ MAX_CHUNKS = 16
 MAX_GRID = 65_535  # programs along the second and third dimension of a grid; potentials are along the third
 LONGEST_SUM = 64  # steps that a program adds up one after another, while the number of chunks allows it
 FORWARD_CHUNKS, UNITS_OF_A_CHUNK = 8, 32
+UNITS = 2  # of the second layer, side by side in the Gram form's forward
+ALIGNED = 16  # numbers: to a multiple of it rows are padded where loads of four pay
 
 
 def cdiv(numerator: int, denominator: int) -> int:
@@ -29,6 +31,11 @@ def cdiv(numerator: int, denominator: int) -> int:
 def chunks_of_sum(programs: int, steps: int, most: int) -> int:
     """Into how many chunks sums of about so many steps are cut, each of which one of so many programs would take."""
     return max(1, min(max(cdiv(ENOUGH_PROGRAMS, programs), cdiv(steps, LONGEST_SUM)), most))
+
+
+def padded(rows: Tensor) -> Tensor:
+    """(..., n) with zeros behind the last column, to a multiple of ALIGNED columns."""
+    return torch.nn.functional.pad(rows, (0, -rows.shape[-1] % ALIGNED))
 
 
 class Call(NamedTuple):

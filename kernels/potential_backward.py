@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ffrl.kernels.cubic_gradients import NO_CUBIC_GRADIENTS, cubic_gradients
 from ffrl.kernels.launch import Call, Operands, cdiv, check_operands, describe, on_device, tiled
-from ffrl.kernels.potential_forward import gram_matrix, plan_of
+from ffrl.kernels.potential_forward import gram_matrix, of_one_potential, plan_of
 from ffrl.kernels.quadratic_backward import (
     hidden1_backward,
     hidden2_backward,
@@ -21,8 +21,6 @@ from ffrl.kernels.row_plan import RowPlan
 from ffrl.kernels.row_sums import add_parts, grid_of_sum, sum_by_potential, sum_segments
 from ffrl.kernels.tiling import ROWS
 from ffrl.kernels.weight_gradients import weight1_gradient, weight2_gradient
-
-WEIGHTS = ("weight1", "bias1", "weight2", "bias2", "weight3", "bias3")
 
 
 class Cotangents(NamedTuple):
@@ -58,15 +56,6 @@ def potential_backward(
     with on_device(z):
         v = Cotangents(v_u, v_du_dz, v_du_dt, v_d2u_dt2, v_lap_u if call.form != "none" else None)
         return Backward(call, plan_of(operands), operands, kept).run(v, needs_z, needs_features, needs_weights)
-
-
-def of_one_potential(call: Call, plan: RowPlan, operands: Operands) -> tuple[Call, RowPlan, Operands]:
-    """The same for the only potential that rows have, without the others."""
-    only = slice(operands.k_all, operands.k_all + 1)
-    weights = {name: getattr(operands, name)[only] for name in WEIGHTS}
-    first_block = plan.first_block[operands.k_all : operands.k_all + 2]
-    plan = plan._replace(block_k=torch.zeros_like(plan.block_k), first_block=first_block)
-    return call._replace(potentials=1), plan, operands._replace(**weights, k_all=0)
 
 
 class Backward:

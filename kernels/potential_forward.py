@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ffrl.kernels.cubic_forward import gram_forward, jacobian_forward, matmul
-from ffrl.kernels.launch import Call, Operands, cdiv, check_operands, describe, on_device, tiled
+from ffrl.kernels.launch import UNITS, Call, Operands, cdiv, check_operands, describe, on_device, padded, tiled
 from ffrl.kernels.quadratic_forward import hidden1_forward, hidden2_forward, q_forward, rows_forward, v_forward
 from ffrl.kernels.row_plan import RowPlan, plan_rows
 from ffrl.kernels.tiling import ROWS
+
+WEIGHTS = ("weight1", "bias1", "weight2", "bias2", "weight3", "bias3")
 
 
 def gram_matrix(weight1: Tensor, call: Call) -> Tensor:
@@ -34,6 +37,15 @@ def plan_of(operands: Operands) -> RowPlan:
     return plan_rows(
         operands.z.shape[0], operands.weight1.shape[0], operands.k, operands.k_all, ROWS, operands.z.device
     )
+
+
+def of_one_potential(call: Call, plan: RowPlan, operands: Operands) -> tuple[Call, RowPlan, Operands]:
+    """The same for the only potential that rows have, without the others."""
+    only = slice(operands.k_all, operands.k_all + 1)
+    weights = {name: getattr(operands, name)[only] for name in WEIGHTS}
+    first_block = plan.first_block[operands.k_all : operands.k_all + 2]
+    plan = plan._replace(block_k=torch.zeros_like(plan.block_k), first_block=first_block)
+    return call._replace(potentials=1), plan, operands._replace(**weights, k_all=0)
 
 
 def potential_forward(
@@ -74,6 +86,8 @@ def potential_forward(
 
 def launch_forward(call: Call, plan: RowPlan, operands: Operands, keep: bool, outputs: tuple[Tensor, ...]) -> None:
     """Fill ``outputs``, those of the operator; kept is (P, width) with the slots P of the plan."""
+    if operands.k is None:
+        call, plan, operands = of_one_potential(call, plan, operands)
     z, tau, dtau_dt, _, weight1, bias1, weight2, bias2, weight3, bias3, _, _, feature_row = operands
     u, du_dz, du_dt, d2u_dt2, lap_u, kept = outputs
     latent, hidden1, hidden2, slots, blocks, width = (
@@ -125,9 +139,10 @@ def launch_squares(
         chunks = call.forward_chunks
         squares = d1.new_empty(tiles, hidden2, slots)
         columns = d1.new_empty(chunks, slots, hidden1) if keep else nothing
+        gram_padded, d1_padded = padded(gram), padded(d1)
         gram_forward[plan.blocks, tiles, chunks](
-            weight2, gram, plan.block_k, d1, c, squares, columns, hidden1, hidden2, slots,
-            COLUMN_SUMS=keep, PRECISION=call.precision, **tiled(tile),
+            weight2, gram_padded, plan.block_k, d1_padded, c, squares, columns, hidden1, hidden2, d1_padded.shape[1],
+            plan.slots, COLUMN_SUMS=keep, UNITS=UNITS, PRECISION=call.precision, **tiled(tile),
         )  # fmt: skip
         return squares, columns
     if call.form == "jacobian":

@@ -288,21 +288,3 @@ def z_backward(
     m_row = b_row >= 0
     b_v_z = product(p_v_a1 + o_r * H1, m_row, p_weight1, D, 1, o_d, m_d, H1, ROWS, COLUMNS, DEPTH, PRECISION)
     tl.store(p_v_z + b_row[:, None] * D + o_d, b_v_z, mask=m_row[:, None] & m_d)
-
-
-@triton.jit
-def feature_sums(
-    p_rows, p_order, p_first, p_out, H1, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-):  # fmt: skip
-    """out (M, H1): sums of rows (N, H1) by feature row; ``order`` (N,) has the rows of feature row m from first[m]."""
-    i_feature, i_tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    o_h = i_tile * COLUMNS + tl.arange(0, COLUMNS)
-    m_h = o_h < H1
-    last = tl.load(p_first + i_feature + 1)
-    b_sum = tl.zeros((COLUMNS,), tl.float32)
-    for i in range(tl.load(p_first + i_feature), last, ROWS):
-        o_i = i + tl.arange(0, ROWS)
-        b_row = tl.load(p_order + o_i, mask=o_i < last, other=0)
-        b_rows = tl.load(p_rows + b_row[:, None] * H1 + o_h, mask=(o_i < last)[:, None] & m_h, other=0.0)
-        b_sum += tl.sum(b_rows, 0)
-    tl.store(p_out + i_feature * H1 + o_h, b_sum, mask=m_h)

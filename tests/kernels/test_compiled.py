@@ -20,7 +20,7 @@ SHARED = {75: 65_536, 80: 166_912, 86: 101_376, 90: 232_448, 100: 232_448, 120: 
 INSTRUCTIONS = {80: "mma.sync", 86: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma", 120: "mma.sync"}
 CUBIC_KINDS = ("gram_forward", "gram_backward", "jacobian", "jacobian_backward", "jacobian_weights")
 # Kernels with a quadratic product, in two arithmetics; with a cubic one, in three; with none; with options.
-NUM_QUADRATIC, NUM_CUBIC, NUM_WITHOUT, NUM_WITH_OPTIONS = 11, 6, 3, 11
+NUM_QUADRATIC, NUM_CUBIC, NUM_WITHOUT, NUM_WITH_OPTIONS = 13, 6, 3, 13
 
 
 class Job(NamedTuple):
