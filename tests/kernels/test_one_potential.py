@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ffrl.kernels import potential_forward as host
 from tests.cases import Case, build
 from tests.kernels.cases import FORMS, triton_values
-from tests.kernels.devices import needs_triton
+from tests.kernels.devices import REASON, needs_triton
 
 pytestmark = needs_triton
+
+if REASON is None:
+    from ffrl.kernels import potential_forward as host
 
 
 @pytest.mark.parametrize("form", FORMS)

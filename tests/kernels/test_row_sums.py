@@ -18,11 +18,11 @@ from tests.tolerances import FLOAT32_COTANGENT_RATIO, relative_error
 pytestmark = needs_triton
 
 if REASON is None:
-    from ffrl.kernels import launch, potential_backward, row_sums
+    from ffrl.kernels import launch, row_sums
     from ffrl.kernels.cubic_backward import jacobian_weight2
     from ffrl.kernels.launch import Operands, tiled
     from ffrl.kernels.potential_backward import Backward, Cotangents
-    from ffrl.kernels.potential_forward import plan_of, potential_forward
+    from ffrl.kernels.potential_forward import WEIGHTS, plan_of, potential_forward
     from ffrl.kernels.row_plan import RowPlan, plan_rows
     from ffrl.kernels.row_sums import add_parts, grid_of_sum, sum_by_potential, sum_segments
     from ffrl.kernels.tiling import ROWS
@@ -168,10 +168,10 @@ def test_a_plan_of_other_blocks_gives_the_same_gradients(form: int, mixed: bool)
 def test_the_potential_of_all_rows_is_the_only_one_that_is_looked_at(form: int):
     setting = Setting(70, 3, 5, 6, potentials=4, form=form)
     kept, v = setting.kept(), setting.cotangents()
-    for name in potential_backward.WEIGHTS:
+    for name in WEIGHTS:
         getattr(setting.operands, name)[:3] = torch.nan
     gradients = setting.backward(kept).run(v, False, False, True)[4:]
-    for value, name in zip(gradients, potential_backward.WEIGHTS, strict=True):
+    for value, name in zip(gradients, WEIGHTS, strict=True):
         assert value.shape == getattr(setting.operands, name).shape and value.isfinite().all(), name
         assert not value[:3].any() and value[3].any(), name
 
@@ -218,7 +218,7 @@ def test_many_potentials_take_no_memory_for_each_with_each_row_or_block():
 def test_more_potentials_than_a_grid_can_have_are_refused_on_a_gpu():
     setting = Setting(2, 1, 1, 1)
     given = setting.operands._asdict()
-    weights = {name: given[name].repeat(65_536, *[1] * (given[name].dim() - 1)) for name in potential_backward.WEIGHTS}
+    weights = {name: given[name].repeat(65_536, *[1] * (given[name].dim() - 1)) for name in WEIGHTS}
     operands = setting.operands._replace(**weights)
     call = launch.describe(operands, tanh_output=True, form=0, precision=1)
     with pytest.raises(RuntimeError, match="65536 potentials, but the grid of a launch has at most 65535"):
