@@ -10,6 +10,48 @@
 
 namespace ffrl::cuda {
 
+// out (K, I, J) = a (K, I, L) b (K, L, J), the operands with any strides.
+template <class T>
+struct PlainMatrixProduct {
+    int64_t count;
+    int rows, columns, depth;
+    const T* a;
+    int64_t a_k, a_row, a_depth;
+    const T* b;
+    int64_t b_k, b_depth, b_column;
+    T* out;
+
+    FFRL_INLINE void operator()(int64_t at) const {
+        const int64_t j = at % columns, i = at / columns % rows, k = at / columns / rows;
+        T sum = 0;
+        for (int64_t l = 0; l < depth; ++l)
+            sum += a[k * a_k + i * a_row + l * a_depth] * b[k * b_k + l * b_depth + j * b_column];
+        out[at] = sum;
+    }
+};
+
+// (10): y_j[i] of one slot.
+template <class T>
+FFRL_INLINE T gram_times_x(const CubicOperands<T>& op, int64_t slot, int64_t j, int64_t i) {
+    const int64_t k = op.block_k[slot / kRows], h1 = op.hidden1;
+    T y = 0;
+    for (int64_t l = 0; l < h1; ++l)
+        y +=
+            op.gram[(k * h1 + i) * h1 + l] * op.d1[slot * h1 + l] * op.weight2[(k * op.hidden2 + j) * h1 + l];
+    return y;
+}
+
+// J[j, d] of one slot.
+template <class T>
+FFRL_INLINE T jacobian_of(const CubicOperands<T>& op, int64_t slot, int64_t j, int64_t d) {
+    const int64_t k = op.block_k[slot / kRows], h1 = op.hidden1;
+    T sum = 0;
+    for (int64_t l = 0; l < h1; ++l)
+        sum += op.d1[slot * h1 + l] * op.weight1[(k * h1 + l) * op.latent + d] *
+               op.weight2[(k * op.hidden2 + j) * h1 + l];
+    return sum;
+}
+
 // Sums over the rows of potential k of λ c_j times a function of the slot.
 template <class T, class F>
 FFRL_INLINE T sum_over_rows(const CubicOperands<T>& op, int64_t k, int64_t j, F of_slot) {
@@ -128,8 +170,8 @@ void launch_cubic_backward(Launcher& launch, const CubicOperands<T>& op, Laplaci
         return;
     }
     for_each(launch, CubicGram<T>{k * h1 * h1, op, workspace});
-    for_each(launch, MatrixProduct<T>{k * h1 * d, op.hidden1, op.latent, op.hidden1, workspace, h1 * h1, h1,
-                                      1, op.weight1, h1 * d, d, 1, v_weight1});
+    for_each(launch, PlainMatrixProduct<T>{k * h1 * d, op.hidden1, op.latent, op.hidden1, workspace, h1 * h1,
+                                           h1, 1, op.weight1, h1 * d, d, 1, v_weight1});
 }
 
 }  // namespace ffrl::cuda
