@@ -1,0 +1,58 @@
+// The entry points. The kernels are compiled beside this, in the file of each of the launches below.
+#include "cuda/launch.h"
+#include "cuda/potential_backward.h"
+#include "cuda/potential_cuda.h"
+#include "cuda/potential_forward.h"
+
+namespace ffrl::cuda {
+
+#define FFRL_COMPILED_ELSEWHERE(T)                                                                          \
+    extern template void launch_gram_matrix(StreamLauncher&, const T*, int, int, int, Precision, T*);       \
+    extern template void launch_squares(StreamLauncher&, const CubicOperands<T>&, LaplacianForm, bool,      \
+                                        Precision, T*, T*, T*);                                             \
+    extern template void launch_cubic_backward(StreamLauncher&, const CubicOperands<T>&, LaplacianForm,     \
+                                               bool, Precision, T*, T*, T*, T*);                            \
+    extern template void launch_layers_forward(StreamLauncher&, const ForwardParams<T>&, int, Precision);   \
+    extern template void launch_rows_forward(StreamLauncher&, const ForwardParams<T>&, int);                \
+    extern template void launch_rows_backward(StreamLauncher&, const BackwardParams<T>&, int);              \
+    extern template void launch_layers_backward(StreamLauncher&, const BackwardParams<T>&, int, Precision); \
+    extern template void launch_weight1_gradient(StreamLauncher&, const WeightParams<T>&, Precision);       \
+    extern template void launch_weight2_gradient(StreamLauncher&, const WeightParams<T>&, Precision)
+
+FFRL_COMPILED_ELSEWHERE(float);
+FFRL_COMPILED_ELSEWHERE(double);
+
+template <class T>
+cudaError_t forward(const PotentialShape& shape, const PotentialInputs<T>& inputs,
+                    const PotentialOutputs<T>& outputs, T* kept, bool keep, void* workspace,
+                    Precision precision, cudaStream_t stream) {
+    StreamLauncher launch(stream);
+    launch_forward(launch, shape, inputs, outputs, kept, keep, workspace, precision);
+    return launch.error();
+}
+
+template <class T>
+cudaError_t backward(const PotentialShape& shape, const PotentialInputs<T>& inputs, const T* kept,
+                     const PotentialCotangents<T>& cotangents, const PotentialGradients<T>& gradients,
+                     void* workspace, Precision precision, cudaStream_t stream) {
+    StreamLauncher launch(stream);
+    launch_backward(launch, shape, inputs, kept, cotangents, gradients, workspace, precision);
+    return launch.error();
+}
+
+template size_t forward_workspace<float>(const PotentialShape&, bool, bool);
+template size_t forward_workspace<double>(const PotentialShape&, bool, bool);
+template size_t backward_workspace<float>(const PotentialShape&, bool, bool, bool);
+template size_t backward_workspace<double>(const PotentialShape&, bool, bool, bool);
+template cudaError_t forward(const PotentialShape&, const PotentialInputs<float>&,
+                             const PotentialOutputs<float>&, float*, bool, void*, Precision, cudaStream_t);
+template cudaError_t forward(const PotentialShape&, const PotentialInputs<double>&,
+                             const PotentialOutputs<double>&, double*, bool, void*, Precision, cudaStream_t);
+template cudaError_t backward(const PotentialShape&, const PotentialInputs<float>&, const float*,
+                              const PotentialCotangents<float>&, const PotentialGradients<float>&, void*,
+                              Precision, cudaStream_t);
+template cudaError_t backward(const PotentialShape&, const PotentialInputs<double>&, const double*,
+                              const PotentialCotangents<double>&, const PotentialGradients<double>&, void*,
+                              Precision, cudaStream_t);
+
+}  // namespace ffrl::cuda
