@@ -1,177 +1,817 @@
-// Equation (16) in both forms: the cubic part of the gradients of W1 and W2.
+// Equation (16) in both forms: the cubic part of the gradients of W1 and W2, and of d1 in the Jacobian form.
+// T_j is not written down: a warp has it for a few units j and a tile of its lower half, summed over the
+// rows, and takes W̄2 and Ḡ from it. Nothing is added with atomics: sums over blocks are written as parts, and
+// added in their order.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
+#include "cuda/arithmetic.h"
+#include "cuda/block.h"
 #include "cuda/cubic.h"
 #include "cuda/cubic_forward.h"
 #include "cuda/for_each.h"
 #include "cuda/launch.h"
+#include "cuda/mma.h"
+#include "cuda/stage.h"
+#include "ffrl/host_device.h"
 
 namespace ffrl::cuda {
 
-// out (K, I, J) = a (K, I, L) b (K, L, J), the operands with any strides.
+struct Range {
+    int first, last;
+};
+
+// Blocks of a potential that a chunk has, out of `chunks`.
+FFRL_INLINE Range chunk_of_potential(const int* first_block, int64_t k, int chunk, int chunks) {
+    const int64_t first = first_block[k], count = first_block[k + 1] - first;
+    return {static_cast<int>(first + count * chunk / chunks),
+            static_cast<int>(first + count * (chunk + 1) / chunks)};
+}
+
+// -- Gram form
+// --------------------------------------------------------------------------------------------------------
+
+// Tiles (kTile, kTile) of T_j for kGroup units at once; a warp has 16 rows of a tile and kUnits units.
+template <class Scalar, int kTile_, int kUnitWarps_, int kBlocks>
+struct GramBackwardTile {
+    using T = Scalar;
+    static constexpr int kTile = kTile_, kUnitWarps = kUnitWarps_, kUnits = 4, kMinBlocks = kBlocks;
+    static constexpr int kRowWarps = kTile / kFragmentRows, kFragments = kTile / kFragmentColumns;
+    static constexpr int kGroup = kUnitWarps * kUnits, kThreads = kWarp * kRowWarps * kUnitWarps;
+    static constexpr int kStride = kTile + 4;
+    static_assert(kTile % kFragmentRows == 0);
+    static_assert(reads_across_from_all_banks(kStride));
+
+    struct Shared {
+        alignas(16) T left[2][kRows][kStride];  // d1 of a block of rows, columns of the tile's rows
+        alignas(16) T right[2][kRows][kStride];
+        alignas(16) T factor[2][kGroup][kRows];
+        T gram[kFragments * 4][kThreads];  // Ḡ, each thread its own
+        T column_sums[kRowWarps][kGroup][kTile];
+    };
+    static_assert(kMinBlocks * sizeof(Shared) <= kSharedMemory);
+
+    // Where a thread's warp stands.
+    FFRL_INLINE static int row_of(int thread) { return thread / kWarp % kRowWarps * kFragmentRows; }
+    FFRL_INLINE static int unit_of(int thread) { return thread / kWarp / kRowWarps * kUnits; }
+};
+
 template <class T>
-struct PlainMatrixProduct {
+struct GramBackwardTiles {
+    static constexpr int kNarrow = 64;
+    using Wide = GramBackwardTile<float, 48, 2, 2>;
+    using Narrow = GramBackwardTile<float, 32, 2, 3>;
+};
+template <>
+struct GramBackwardTiles<double> {
+    static constexpr int kNarrow = 0;
+    using Wide = GramBackwardTile<double, 32, 2, 1>;
+    using Narrow = Wide;
+};
+
+template <class T, class F>
+void with_gram_backward_tile(int hidden1, F f) {
+    using Tiles = GramBackwardTiles<T>;
+    if constexpr (Tiles::kNarrow > 0) {
+        if (hidden1 <= Tiles::kNarrow) return f(typename Tiles::Narrow{});
+    }
+    f(typename Tiles::Wide{});
+}
+
+// How the Gram form's backward is cut into blocks and parts: by sizes alone.
+struct GramBackwardCut {
+    int tile, tiles, pairs;        // of columns of d1; pairs of tiles, the left one not before the right one
+    int unit_chunks, chunk_units;  // chunk_units is a multiple of the units of a group
+    int row_chunks;
+    static constexpr int kBlocks = 1024;  // about as many as keep any chip busy
+
+    int64_t gram_parts() const { return static_cast<int64_t>(unit_chunks) * row_chunks; }
+    int64_t weight2_parts() const { return static_cast<int64_t>(tiles) * row_chunks; }
+};
+
+template <class T>
+GramBackwardCut gram_backward_cut(int blocks, int potentials, int hidden1, int hidden2) {
+    GramBackwardCut cut{};
+    int group = 1;
+    with_gram_backward_tile<T>(hidden1, [&](auto tile) {
+        cut.tile = decltype(tile)::kTile;
+        group = decltype(tile)::kGroup;
+    });
+    const auto at_most = [](int64_t n, int64_t most) { return n < most ? n : most; };
+    cut.tiles = static_cast<int>(divide_up(hidden1, cut.tile));
+    cut.pairs = cut.tiles * (cut.tiles + 1) / 2;
+    const int64_t groups = divide_up(hidden2, group);
+    const int64_t wanted = divide_up(GramBackwardCut::kBlocks, static_cast<int64_t>(cut.pairs) * potentials);
+    cut.chunk_units = static_cast<int>(divide_up(groups, at_most(wanted, groups)) * group);
+    cut.unit_chunks = static_cast<int>(divide_up(hidden2, cut.chunk_units));
+    // Only where units do not suffice, and not below four blocks of rows each: every chunk has its epilogues.
+    const int64_t rest = divide_up(wanted, cut.unit_chunks);
+    cut.row_chunks = static_cast<int>(at_most(at_most(rest, 16), divide_up(blocks, 4)));
+    if (cut.row_chunks < 1) cut.row_chunks = 1;
+    return cut;
+}
+
+// A tile of T_j = Σ_n (λ c_j) d1 d1ᵀ in the lower half, for the units j and the rows of one chunk. Grid:
+// pairs of tiles, chunks of units x chunks of rows, K. gram_parts (chunks, K, H1, H1): Σ_j T_j ∘ W2[j]
+// W2[j]ᵀ, lower tiles only. weight2_parts (row chunks, tiles, K, H2, H1): 2 (T_j ∘ G) W2[j] from this tile's
+// columns, and from its rows for the upper half.
+template <class M, class Tile>
+struct GramBackward {
+    using T = typename M::T;
+    using Shared = typename Tile::Shared;
+    static constexpr int kThreads = Tile::kThreads, kMinBlocks = Tile::kMinBlocks;
+    static constexpr int kUnits = Tile::kUnits, kFragments = Tile::kFragments, kTile = Tile::kTile;
+
+    struct Params {
+        CubicOperands<T> op;
+        T* gram_parts;
+        T* weight2_parts;
+        int tiles, chunk_units, unit_chunks, row_chunks;
+    };
+
+    using ThreadSums = Sums<M, kUnits, kFragments>;
+    using RowSums = Values<T, kUnits * 2>;
+    using ColumnSums = Values<T, kFragments * 2>;
+
+    // What a block works on.
+    struct Place {
+        int64_t k;
+        int left, right;  // tiles
+        int row_chunk, first_unit, last_unit;
+        Range blocks;
+    };
+
+    static FFRL_INLINE Place place_of(const Params& p, const Index3& index) {
+        Place at;
+        at.k = index.z;
+        // The pairs in the order (0, 0), (1, 0), (1, 1), (2, 0) ...
+        at.left = 0, at.right = index.x;
+        while (at.right > at.left) at.right -= ++at.left;
+        const int unit_chunk = index.y % p.unit_chunks;
+        at.row_chunk = index.y / p.unit_chunks;
+        at.first_unit = unit_chunk * p.chunk_units;
+        at.last_unit =
+            p.op.hidden2 - at.first_unit < p.chunk_units ? p.op.hidden2 : at.first_unit + p.chunk_units;
+        at.blocks = chunk_of_potential(p.op.first_block, at.k, at.row_chunk, p.row_chunks);
+        return at;
+    }
+
+    static FFRL_INLINE void run(const Block<kThreads>& block, const Params& p, Shared& shared) {
+        const CubicOperands<T>& op = p.op;
+        const Place at = place_of(p, block.index());
+        Private<ThreadSums, kThreads> sums;
+        Private<RowSums, kThreads> row_sums;
+        Private<ColumnSums, kThreads> column_sums;
+        block.region_without_barrier([&](int thread) {
+            for (int i = 0; i < kFragments * 4; ++i) shared.gram[i][thread] = 0;
+        });
+        for (int unit = at.first_unit; unit < at.last_unit; unit += Tile::kGroup) {
+            clear_sums(block, sums);
+            sum_over_blocks(block, op, shared, at, unit, sums);
+            block.region_without_barrier([&](int thread) {
+                consume(p, at, thread, unit + Tile::unit_of(thread), shared, sums(thread), row_sums(thread));
+            });
+            sum_over_columns(block, row_sums);
+            block.region_without_barrier([&](int thread) {
+                store_row_sums(p, at, thread, unit + Tile::unit_of(thread), row_sums(thread));
+            });
+            if (at.left == at.right) continue;  // the whole tile was seen
+            FFRL_UNROLL
+            for (int u = 0; u < kUnits; ++u) {
+                block.region_without_barrier([&](int thread) {
+                    sum_columns(op, at, thread, unit + Tile::unit_of(thread) + u, sums(thread).of[u],
+                                column_sums(thread));
+                });
+                sum_over_rows(block, column_sums);
+                block.region_without_barrier([&](int thread) {
+                    const int lane = thread % kWarp;
+                    if (lane >= 4) return;
+                    T* out =
+                        shared.column_sums[Tile::row_of(thread) / kFragmentRows][Tile::unit_of(thread) + u];
+                    FFRL_UNROLL
+                    for (int i = 0; i < kFragments * 2; ++i)
+                        out[i / 2 * kFragmentColumns + M::sum_column(lane, i % 2)] =
+                            column_sums(thread).at[i];
+                });
+            }
+            block.region([](int) {});
+            block.region_without_barrier([&](int thread) {
+                for (int i = thread; i < Tile::kGroup * kTile; i += kThreads) {
+                    const int j = unit + i / kTile, column = at.right * kTile + i % kTile;
+                    T sum = shared.column_sums[0][i / kTile][i % kTile];
+                    FFRL_UNROLL
+                    for (int warp = 1; warp < Tile::kRowWarps; ++warp)
+                        sum += shared.column_sums[warp][i / kTile][i % kTile];
+                    if (j < at.last_unit && column < op.hidden1)
+                        weight2_part(p, at, at.left, j)[column] = 2 * sum;
+                }
+            });
+            // The barriers of the next group's first step stand before anybody writes column sums again.
+        }
+        block.region([](int) {});
+        block.region_without_barrier([&](int thread) { store_gram(p, at, thread, shared); });
+    }
+
+    // T_j of a group of units: the contraction over the rows.
+    static FFRL_INLINE void sum_over_blocks(const Block<kThreads>& block, const CubicOperands<T>& op,
+                                            Shared& shared, const Place& at, int unit,
+                                            Private<ThreadSums, kThreads>& sums) {
+        const int h1 = op.hidden1;
+        pipeline(
+            block, at.blocks.last - at.blocks.first,
+            [&](int thread, int step, int half) {
+                const int64_t slot = static_cast<int64_t>(at.blocks.first + step) * kRows, slots = op.slots();
+                const auto columns = [&](int tile) {
+                    return matrix(op.d1 + slot * h1 + tile * kTile, h1, kRows, h1 - tile * kTile);
+                };
+                stage<kThreads, 16>(thread, &shared.left[half][0][0], Tile::kStride, kRows, kTile,
+                                    columns(at.left));
+                stage<kThreads, 16>(thread, &shared.right[half][0][0], Tile::kStride, kRows, kTile,
+                                    columns(at.right));
+                stage<kThreads, 16>(thread, &shared.factor[half][0][0], kRows, Tile::kGroup, kRows,
+                                    matrix(op.c + unit * slots + slot, slots, at.last_unit - unit, kRows));
+            },
+            [&](int, int half) {
+                FFRL_UNROLL_BY(1)
+                for (int depth = 0; depth < kRows; depth += M::kDepth)
+                    multiply_step<M>(
+                        block, sums,
+                        [&](int thread, int u) {
+                            const int lane = thread % kWarp;
+                            auto left = left_fragment_across<M>(
+                                &shared.left[half][depth][Tile::row_of(thread)], Tile::kStride, lane);
+                            const auto factor = load_pair(
+                                &shared.factor[half][Tile::unit_of(thread) + u][depth + M::depth(lane)]);
+                            FFRL_UNROLL
+                            for (int i = 0; i < 2; ++i)
+                                left.row[i] = {left.row[i].x * factor.x, left.row[i].y * factor.y};
+                            return left;
+                        },
+                        [&](int thread, int f) {
+                            return right_fragment_across<M>(&shared.right[half][depth][f * kFragmentColumns],
+                                                            Tile::kStride, thread % kWarp);
+                        });
+            });
+    }
+
+    static FFRL_INLINE T weight_at(const CubicOperands<T>& op, const Place& at, int unit, int column) {
+        return unit < at.last_unit && column < op.hidden1
+                   ? op.weight2[(at.k * op.hidden2 + unit) * op.hidden1 + column]
+                   : T(0);
+    }
+
+    static FFRL_INLINE T* weight2_part(const Params& p, const Place& at, int tile, int unit) {
+        const CubicOperands<T>& op = p.op;
+        const int64_t part = (static_cast<int64_t>(at.row_chunk) * p.tiles + tile) * op.potentials + at.k;
+        return p.weight2_parts + (part * op.hidden2 + unit) * op.hidden1;
+    }
+
+    // Ḡ += T_j ∘ W2[j] W2[j]ᵀ; T_j becomes T_j ∘ G, whose rows times W2[j] are summed.
+    static FFRL_INLINE void consume(const Params& p, const Place& at, int thread, int unit, Shared& shared,
+                                    ThreadSums& sums, RowSums& row_sums) {
+        thread = computed_here(thread);
+        const CubicOperands<T>& op = p.op;
+        const int lane = thread % kWarp, h1 = op.hidden1;
+        const int first_row = at.left * kTile + Tile::row_of(thread);
+        T left[kUnits * 2];
+        FFRL_UNROLL
+        for (int i = 0; i < kUnits * 2; ++i) {
+            left[i] = weight_at(op, at, unit + i / 2, first_row + fragment_row(lane, i % 2));
+            row_sums.at[i] = 0;
+        }
+        FFRL_UNROLL
+        for (int f = 0; f < kFragments; ++f) {
+            FFRL_UNROLL
+            for (int i = 0; i < 2; ++i) {
+                const int column = at.right * kTile + f * kFragmentColumns + M::sum_column(lane, i);
+                T gram[2], v_gram[2] = {0, 0};
+                FFRL_UNROLL
+                for (int half = 0; half < 2; ++half) {
+                    const int row = first_row + fragment_row(lane, half);
+                    gram[half] = row < h1 && column < h1 ? op.gram[(at.k * h1 + row) * h1 + column] : T(0);
+                }
+                FFRL_UNROLL
+                for (int u = 0; u < kUnits; ++u) {
+                    const T right = weight_at(op, at, unit + u, column);
+                    FFRL_UNROLL
+                    for (int half = 0; half < 2; ++half) {
+                        T& t = sums.of[u][f].at[half][i];
+                        v_gram[half] = multiply_add(t, left[u * 2 + half] * right, v_gram[half]);
+                        t *= gram[half];
+                        row_sums.at[u * 2 + half] = multiply_add(t, right, row_sums.at[u * 2 + half]);
+                    }
+                }
+                FFRL_UNROLL
+                for (int half = 0; half < 2; ++half)
+                    shared.gram[f * 4 + half * 2 + i][thread] += v_gram[half];
+            }
+        }
+    }
+
+    // Of the four lanes that have these sums each stores those of one unit.
+    static FFRL_INLINE void store_row_sums(const Params& p, const Place& at, int thread, int unit,
+                                           const RowSums& row_sums) {
+        const int lane = thread % kWarp, first_row = at.left * kTile + Tile::row_of(thread);
+        unit += lane % 4;
+        FFRL_UNROLL
+        for (int half = 0; half < 2; ++half) {
+            T sum = row_sums.at[half];
+            FFRL_UNROLL
+            for (int u = 1; u < kUnits; ++u) sum = lane % 4 == u ? row_sums.at[u * 2 + half] : sum;
+            const int row = first_row + fragment_row(lane, half);
+            if (unit < at.last_unit && row < p.op.hidden1) weight2_part(p, at, at.right, unit)[row] = 2 * sum;
+        }
+    }
+
+    // W2[j]ᵀ (T_j ∘ G) of a thread's two rows.
+    static FFRL_INLINE void sum_columns(const CubicOperands<T>& op, const Place& at, int thread, int unit,
+                                        const Sum<T> (&sums)[kFragments], ColumnSums& column_sums) {
+        const int lane = thread % kWarp, first_row = at.left * kTile + Tile::row_of(thread);
+        T weight[2];
+        FFRL_UNROLL
+        for (int half = 0; half < 2; ++half)
+            weight[half] = weight_at(op, at, unit, first_row + fragment_row(lane, half));
+        FFRL_UNROLL
+        for (int i = 0; i < kFragments * 2; ++i)
+            column_sums.at[i] =
+                multiply_add(weight[1], sums[i / 2].at[1][i % 2], weight[0] * sums[i / 2].at[0][i % 2]);
+    }
+
+    // The warps that have different units add up in their order.
+    static FFRL_INLINE void store_gram(const Params& p, const Place& at, int thread, const Shared& shared) {
+        if (Tile::unit_of(thread) != 0) return;
+        const int lane = thread % kWarp, h1 = p.op.hidden1;
+        const int64_t part =
+            static_cast<int64_t>(at.row_chunk) * p.unit_chunks + at.first_unit / p.chunk_units;
+        T* out = p.gram_parts + (part * p.op.potentials + at.k) * h1 * h1;
+        FFRL_UNROLL
+        for (int i = 0; i < kFragments * 4; ++i) {
+            T sum = shared.gram[i][thread];
+            FFRL_UNROLL
+            for (int warp = 1; warp < Tile::kUnitWarps; ++warp)
+                sum += shared.gram[i][thread + warp * Tile::kRowWarps * kWarp];
+            const int row = at.left * kTile + Tile::row_of(thread) + fragment_row(lane, i / 2 % 2);
+            const int column = at.right * kTile + i / 4 * kFragmentColumns + M::sum_column(lane, i % 2);
+            if (row < h1 && column < h1) out[static_cast<int64_t>(row) * h1 + column] = sum;
+        }
+    }
+};
+
+// v_gram (K, H1, H1) = scale Σ of parts (parts, K, H1, H1) in their order, of which only lower tiles are
+// there.
+template <class T>
+struct AddSymmetricParts {
     int64_t count;
-    int rows, columns, depth;
-    const T* a;
-    int64_t a_k, a_row, a_depth;
-    const T* b;
-    int64_t b_k, b_depth, b_column;
+    int parts, hidden1, tile;
+    T scale;
+    const T* from;
+    T* v_gram;
+
+    FFRL_INLINE void operator()(int64_t at) const {
+        const int64_t h1 = hidden1, column = at % h1, row = at / h1 % h1;
+        const int64_t source = row / tile >= column / tile ? at : at / h1 / h1 * h1 * h1 + column * h1 + row;
+        T sum = 0;
+        for (int p = 0; p < parts; ++p) sum += from[p * count + source];
+        v_gram[at] = scale * sum;
+    }
+};
+
+// -- Jacobian form
+// ----------------------------------------------------------------------------------------------------
+
+// J̄ = 2 λ c ∘ J, the Jacobian formed again, of as many latent dimensions from `first` as a tile has units:
+// out (units, P, H2), zero beyond the last. Grid: blocks of rows, tiles of units of the second layer.
+template <class M, class Tile>
+struct JacobianCotangent {
+    using T = typename M::T;
+    using Params = JacobianParams<T>;
+    using Shared = typename Tile::Shared;
+    static constexpr int kThreads = Tile::kThreads, kMinBlocks = Tile::kMinBlocks;
+
+    static FFRL_INLINE void run(const Block<kThreads>& block, const Params& p, Shared& shared) {
+        const CubicOperands<T>& op = p.op;
+        Private<Sums<M, Tile::kUnits, Tile::kFragments>, kThreads> jacobian;
+        jacobian_product<M, Tile>(block, op, shared, p.first, true, jacobian);
+        block.region_without_barrier([&](int thread) {
+            const int lane = thread % kWarp;
+            const int64_t slots = op.slots();
+            FFRL_UNROLL
+            for (int i = 0; i < Tile::kFragments * 4; ++i) {
+                const int64_t slot = static_cast<int64_t>(block.index().x) * kRows + Tile::row_of(thread) +
+                                     fragment_row(lane, i / 2 % 2);
+                const int j = block.index().y * Tile::kColumns + Tile::column_of(thread, i / 4) +
+                              M::sum_column(lane, i % 2);
+                if (j >= op.hidden2) continue;
+                const T factor = 2 * op.c[j * slots + slot];
+                FFRL_UNROLL
+                for (int u = 0; u < Tile::kUnits; ++u)
+                    p.out[(u * slots + slot) * op.hidden2 + j] =
+                        factor * jacobian(thread).of[u][i / 4].at[i / 2 % 2][i % 2];
+            }
+        });
+    }
+};
+
+// Tiles of a product for four latent dimensions at once, contracted kDepth at a time.
+template <class Scalar>
+struct JacobianBackwardTile {
+    using T = Scalar;
+    static constexpr int kUnits = 4, kRowWarps = 4, kColumnWarps = 2;
+    static constexpr int kFragments = sizeof(T) == sizeof(float) ? 4 : 2;
+    static constexpr int kTileRows = kRowWarps * kFragmentRows;
+    static constexpr int kColumns = kColumnWarps * kFragments * kFragmentColumns;
+    static constexpr int kThreads = kWarp * kRowWarps * kColumnWarps,
+                         kMinBlocks = sizeof(T) == sizeof(float) ? 2 : 1;
+    static constexpr int kDepth = 16;
+    static_assert(kTileRows == kRows);
+
+    FFRL_INLINE static int row_of(int thread) { return thread / kWarp % kRowWarps * kFragmentRows; }
+    FFRL_INLINE static int column_of(int thread, int f) {
+        return (thread / kWarp / kRowWarps * kFragments + f) * kFragmentColumns;
+    }
+};
+
+// B_d = J̄_d W2: v_d1 (P, H1) += Σ_d B_d ∘ W1[:, d], or = where `first` is 0, and, where given, weight1_parts
+// (blocks, H1, D): Σ_n B_d ∘ d1. Grid: blocks of rows, tiles of H1.
+template <class M>
+struct JacobianBackward {
+    using T = typename M::T;
+    using Tile = JacobianBackwardTile<T>;
+    static constexpr int kThreads = Tile::kThreads, kMinBlocks = Tile::kMinBlocks;
+    static constexpr int kUnits = Tile::kUnits, kFragments = Tile::kFragments, kDepth = Tile::kDepth;
+    static constexpr int kLeftStride = kDepth + 8, kRightStride = Tile::kColumns + 4;
+    static_assert(reads_along_from_all_banks(kLeftStride) && reads_across_from_all_banks(kRightStride));
+
+    struct Params {
+        CubicOperands<T> op;
+        const T* v_jacobian;
+        T* v_d1;
+        T* weight1_parts;
+        int first;
+    };
+    struct Shared {
+        alignas(16) T left[2][kUnits][Tile::kTileRows][kLeftStride];
+        alignas(16) T right[2][kDepth][kRightStride];
+        T column_sums[Tile::kRowWarps][kUnits][Tile::kColumns];
+    };
+    static_assert(kMinBlocks * sizeof(Shared) <= kSharedMemory);
+
+    static FFRL_INLINE void run(const Block<kThreads>& block, const Params& p, Shared& shared) {
+        const CubicOperands<T>& op = p.op;
+        const int h1 = op.hidden1, h2 = op.hidden2, first_column = block.index().y * Tile::kColumns;
+        const int64_t first_slot = static_cast<int64_t>(block.index().x) * kRows,
+                      k = op.block_k[block.index().x];
+        Private<Sums<M, kUnits, kFragments>, kThreads> sums;
+        Private<Values<T, kFragments * 2>, kThreads> column_sums;
+        clear_sums(block, sums);
+        pipeline(
+            block, static_cast<int>(divide_up(h2, kDepth)),
+            [&](int thread, int step, int half) {
+                const int depth = step * kDepth;
+                FFRL_UNROLL_BY(1)
+                for (int u = 0; u < kUnits; ++u)
+                    stage<kThreads, 4>(thread, &shared.left[half][u][0][0], kLeftStride, kRows, kDepth,
+                                       matrix(p.v_jacobian + (u * op.slots() + first_slot) * h2 + depth, h2,
+                                              kRows, h2 - depth));
+                stage<kThreads, 16>(thread, &shared.right[half][0][0], kRightStride, kDepth, Tile::kColumns,
+                                    matrix(op.weight2 + (k * h2 + depth) * h1 + first_column, h1, h2 - depth,
+                                           h1 - first_column));
+            },
+            [&](int, int half) {
+                for (int depth = 0; depth < kDepth; depth += M::kDepth)
+                    multiply_step<M>(
+                        block, sums,
+                        [&](int thread, int u) {
+                            return left_fragment<M>(&shared.left[half][u][Tile::row_of(thread)][depth],
+                                                    kLeftStride, thread % kWarp);
+                        },
+                        [&](int thread, int f) {
+                            return right_fragment_across<M>(
+                                &shared.right[half][depth][Tile::column_of(thread, f)], kRightStride,
+                                thread % kWarp);
+                        });
+            });
+        block.region_without_barrier(
+            [&](int thread) { store_v_d1(p, thread, first_slot, first_column, k, sums(thread)); });
+        if (p.weight1_parts == nullptr) return;
+        FFRL_UNROLL
+        for (int u = 0; u < kUnits; ++u) {
+            block.region_without_barrier([&](int thread) {
+                const int lane = thread % kWarp;
+                FFRL_UNROLL
+                for (int i = 0; i < kFragments * 2; ++i) {
+                    const int column =
+                        first_column + Tile::column_of(thread, i / 2) + M::sum_column(lane, i % 2);
+                    T sum = 0;
+                    FFRL_UNROLL
+                    for (int half = 0; half < 2; ++half) {
+                        const int64_t slot = first_slot + Tile::row_of(thread) + fragment_row(lane, half);
+                        const T slope = column < h1 ? op.d1[slot * h1 + column] : T(0);
+                        sum = multiply_add(sums(thread).of[u][i / 2].at[half][i % 2], slope, sum);
+                    }
+                    column_sums(thread).at[i] = sum;
+                }
+            });
+            sum_over_rows(block, column_sums);
+            block.region_without_barrier([&](int thread) {
+                const int lane = thread % kWarp;
+                if (lane >= 4) return;
+                T* out = shared.column_sums[Tile::row_of(thread) / kFragmentRows][u];
+                FFRL_UNROLL
+                for (int i = 0; i < kFragments * 2; ++i)
+                    out[Tile::column_of(thread, i / 2) + M::sum_column(lane, i % 2)] =
+                        column_sums(thread).at[i];
+            });
+        }
+        block.region([](int) {});
+        block.region_without_barrier([&](int thread) {
+            for (int i = thread; i < kUnits * Tile::kColumns; i += kThreads) {
+                const int d = p.first + i % kUnits, column = first_column + i / kUnits;
+                T sum = 0;
+                FFRL_UNROLL
+                for (int warp = 0; warp < Tile::kRowWarps; ++warp)
+                    sum += shared.column_sums[warp][i % kUnits][i / kUnits];
+                if (d < op.latent && column < h1)
+                    p.weight1_parts[(static_cast<int64_t>(block.index().x) * h1 + column) * op.latent + d] =
+                        sum;
+            }
+        });
+    }
+
+    static FFRL_INLINE void store_v_d1(const Params& p, int thread, int64_t first_slot, int first_column,
+                                       int64_t k, const Sums<M, kUnits, kFragments>& sums) {
+        const int lane = thread % kWarp, h1 = p.op.hidden1, latent = p.op.latent;
+        FFRL_UNROLL
+        for (int i = 0; i < kFragments * 2; ++i) {
+            const int column = first_column + Tile::column_of(thread, i / 2) + M::sum_column(lane, i % 2);
+            if (column >= h1) continue;
+            T weight[kUnits];
+            FFRL_UNROLL
+            for (int u = 0; u < kUnits; ++u)
+                weight[u] =
+                    p.first + u < latent ? p.op.weight1[(k * h1 + column) * latent + p.first + u] : T(0);
+            FFRL_UNROLL
+            for (int half = 0; half < 2; ++half) {
+                T& out = p.v_d1[(first_slot + Tile::row_of(thread) + fragment_row(lane, half)) * h1 + column];
+                T sum = p.first == 0 ? T(0) : out;
+                FFRL_UNROLL
+                for (int u = 0; u < kUnits; ++u)
+                    sum = multiply_add(sums.of[u][i / 2].at[half][i % 2], weight[u], sum);
+                out = sum;
+            }
+        }
+    }
+};
+
+// parts (chunks, K, H2, H1) of W̄2: += Σ_d Σ_n J̄_d (d1 ∘ W1[:, d])ᵀ, or = where `first` is 0. Grid: tiles of
+// H1, tiles of H2, chunks · K.
+template <class M>
+struct JacobianWeight2 {
+    using T = typename M::T;
+    using Tile = JacobianBackwardTile<T>;
+    static constexpr int kThreads = Tile::kThreads, kMinBlocks = Tile::kMinBlocks;
+    static constexpr int kUnits = Tile::kUnits, kFragments = Tile::kFragments, kDepth = Tile::kDepth;
+    static constexpr int kLeftStride = Tile::kTileRows + 4, kRightStride = Tile::kColumns + 4;
+    static_assert(reads_across_from_all_banks(kLeftStride) && reads_across_from_all_banks(kRightStride));
+    static_assert(kRows % kDepth == 0);
+
+    struct Params {
+        CubicOperands<T> op;
+        const T* v_jacobian;
+        T* parts;
+        int first, chunks;
+    };
+    struct Shared {
+        alignas(16) T left[2][kUnits][kDepth][kLeftStride];
+        alignas(16) T right[2][kDepth][kRightStride];
+    };
+    static_assert(kMinBlocks * sizeof(Shared) <= kSharedMemory);
+
+    static FFRL_INLINE void run(const Block<kThreads>& block, const Params& p, Shared& shared) {
+        const CubicOperands<T>& op = p.op;
+        const int h1 = op.hidden1, h2 = op.hidden2, latent = op.latent;
+        const int first_column = block.index().x * Tile::kColumns,
+                  first_row = block.index().y * Tile::kTileRows;
+        const int chunk = block.index().z % p.chunks;
+        const int64_t k = block.index().z / p.chunks;
+        const Range blocks = chunk_of_potential(op.first_block, k, chunk, p.chunks);
+        Private<Sums<M, kUnits, kFragments>, kThreads> sums;
+        clear_sums(block, sums);
+        pipeline(
+            block, (blocks.last - blocks.first) * (kRows / kDepth),
+            [&](int thread, int step, int half) {
+                const int64_t slot =
+                    static_cast<int64_t>(blocks.first) * kRows + static_cast<int64_t>(step) * kDepth;
+                FFRL_UNROLL_BY(1)
+                for (int u = 0; u < kUnits; ++u)
+                    stage<kThreads, 16>(thread, &shared.left[half][u][0][0], kLeftStride, kDepth,
+                                        Tile::kTileRows,
+                                        matrix(p.v_jacobian + (u * op.slots() + slot) * h2 + first_row, h2,
+                                               kDepth, h2 - first_row));
+                stage<kThreads, 16>(thread, &shared.right[half][0][0], kRightStride, kDepth, Tile::kColumns,
+                                    matrix(op.d1 + slot * h1 + first_column, h1, kDepth, h1 - first_column));
+            },
+            [&](int, int half) {
+                for (int depth = 0; depth < kDepth; depth += M::kDepth)
+                    multiply_step<M>(
+                        block, sums,
+                        [&](int thread, int u) {
+                            return left_fragment_across<M>(&shared.left[half][u][depth][Tile::row_of(thread)],
+                                                           kLeftStride, thread % kWarp);
+                        },
+                        [&](int thread, int f) {
+                            return right_fragment_across<M>(
+                                &shared.right[half][depth][Tile::column_of(thread, f)], kRightStride,
+                                thread % kWarp);
+                        });
+            });
+        block.region_without_barrier([&](int thread) {
+            const int lane = thread % kWarp;
+            FFRL_UNROLL
+            for (int i = 0; i < kFragments * 2; ++i) {
+                const int column = first_column + Tile::column_of(thread, i / 2) + M::sum_column(lane, i % 2);
+                if (column >= h1) continue;
+                T weight[kUnits];
+                FFRL_UNROLL
+                for (int u = 0; u < kUnits; ++u)
+                    weight[u] =
+                        p.first + u < latent ? op.weight1[(k * h1 + column) * latent + p.first + u] : T(0);
+                FFRL_UNROLL
+                for (int half = 0; half < 2; ++half) {
+                    const int row = first_row + Tile::row_of(thread) + fragment_row(lane, half);
+                    if (row >= h2) continue;
+                    T& out =
+                        p.parts[((static_cast<int64_t>(chunk) * op.potentials + k) * h2 + row) * h1 + column];
+                    T sum = p.first == 0 ? T(0) : out;
+                    FFRL_UNROLL
+                    for (int u = 0; u < kUnits; ++u)
+                        sum = multiply_add(sums(thread).of[u][i / 2].at[half][i % 2], weight[u], sum);
+                    out = sum;
+                }
+            }
+        });
+    }
+};
+
+// out (chunks, K, width): sums over the blocks of each chunk of a potential of from (blocks, width).
+template <class T>
+struct AddBlocks {
+    int64_t count, width;
+    int potentials, chunks;
+    const int* first_block;
+    const T* from;
     T* out;
 
     FFRL_INLINE void operator()(int64_t at) const {
-        const int64_t j = at % columns, i = at / columns % rows, k = at / columns / rows;
+        const int64_t i = at % width, part = at / width;
+        const Range blocks =
+            chunk_of_potential(first_block, part % potentials, static_cast<int>(part / potentials), chunks);
         T sum = 0;
-        for (int64_t l = 0; l < depth; ++l)
-            sum += a[k * a_k + i * a_row + l * a_depth] * b[k * b_k + l * b_depth + j * b_column];
+        for (int64_t block = blocks.first; block < blocks.last; ++block) sum += from[block * width + i];
         out[at] = sum;
     }
 };
 
-// (10): y_j[i] of one slot.
-template <class T>
-FFRL_INLINE T gram_times_x(const CubicOperands<T>& op, int64_t slot, int64_t j, int64_t i) {
-    const int64_t k = op.block_k[slot / kRows], h1 = op.hidden1;
-    T y = 0;
-    for (int64_t l = 0; l < h1; ++l)
-        y +=
-            op.gram[(k * h1 + i) * h1 + l] * op.d1[slot * h1 + l] * op.weight2[(k * op.hidden2 + j) * h1 + l];
-    return y;
-}
-
-// J[j, d] of one slot.
-template <class T>
-FFRL_INLINE T jacobian_of(const CubicOperands<T>& op, int64_t slot, int64_t j, int64_t d) {
-    const int64_t k = op.block_k[slot / kRows], h1 = op.hidden1;
-    T sum = 0;
-    for (int64_t l = 0; l < h1; ++l)
-        sum += op.d1[slot * h1 + l] * op.weight1[(k * h1 + l) * op.latent + d] *
-               op.weight2[(k * op.hidden2 + j) * h1 + l];
-    return sum;
-}
-
-// Sums over the rows of potential k of λ c_j times a function of the slot.
-template <class T, class F>
-FFRL_INLINE T sum_over_rows(const CubicOperands<T>& op, int64_t k, int64_t j, F of_slot) {
-    T sum = 0;
-    for (int64_t slot = static_cast<int64_t>(op.first_block[k]) * kRows;
-         slot < static_cast<int64_t>(op.first_block[k + 1]) * kRows; ++slot)
-        sum += op.c[j * op.slots() + slot] * of_slot(slot);
-    return sum;
-}
-
-template <class T>
-struct CubicWeight2 {
-    int64_t count;
-    CubicOperands<T> op;
-    bool gram_form;
-    T* v_weight2;
-
-    FFRL_INLINE void operator()(int64_t at) const {
-        const int64_t h1 = op.hidden1, i = at % h1, j = at / h1 % op.hidden2, k = at / h1 / op.hidden2;
-        v_weight2[at] =
-            2 * sum_over_rows(op, k, j, [&](int64_t slot) {
-                T sum = 0;
-                if (gram_form) {
-                    sum = gram_times_x(op, slot, j, i);
-                } else {
-                    for (int64_t d = 0; d < op.latent; ++d)
-                        sum += jacobian_of(op, slot, j, d) * op.weight1[(k * h1 + i) * op.latent + d];
-                }
-                return sum * op.d1[slot * h1 + i];
-            });
-    }
+// How the sums over rows of the Jacobian form are cut: by sizes alone.
+struct JacobianBackwardCut {
+    int row_tiles, column_tiles;  // of W̄2
+    int weight2_chunks;           // of the blocks of a potential
+    int weight1_chunks;
 };
 
 template <class T>
-struct CubicGram {
-    int64_t count;
-    CubicOperands<T> op;
-    T* v_gram;  // times 2
-
-    FFRL_INLINE void operator()(int64_t at) const {
-        const int64_t h1 = op.hidden1, l = at % h1, i = at / h1 % h1, k = at / h1 / h1;
-        T sum = 0;
-        for (int64_t j = 0; j < op.hidden2; ++j) {
-            const T* weight = op.weight2 + (k * op.hidden2 + j) * h1;
-            sum += weight[i] * weight[l] * sum_over_rows(op, k, j, [&](int64_t slot) {
-                       return op.d1[slot * h1 + i] * op.d1[slot * h1 + l];
-                   });
-        }
-        v_gram[at] = 2 * sum;
-    }
-};
-
-// Jacobian form: B_d[i] = Σ_j J̄[j, d] W2[j, i] of one slot.
-template <class T>
-FFRL_INLINE T jacobian_vjp(const CubicOperands<T>& op, int64_t slot, int64_t i, int64_t d) {
-    const int64_t k = op.block_k[slot / kRows];
-    T sum = 0;
-    for (int64_t j = 0; j < op.hidden2; ++j)
-        sum += 2 * op.c[j * op.slots() + slot] * jacobian_of(op, slot, j, d) *
-               op.weight2[(k * op.hidden2 + j) * op.hidden1 + i];
-    return sum;
+JacobianBackwardCut jacobian_backward_cut(int blocks, int potentials, int hidden1, int hidden2) {
+    using Tile = JacobianBackwardTile<T>;
+    const auto clamped = [](int64_t n, int64_t most) {
+        return static_cast<int>(n > most ? most < 1 ? 1 : most : n < 1 ? 1 : n);
+    };
+    JacobianBackwardCut cut;
+    cut.row_tiles = static_cast<int>(divide_up(hidden2, Tile::kTileRows));
+    cut.column_tiles = static_cast<int>(divide_up(hidden1, Tile::kColumns));
+    const int64_t tiles = static_cast<int64_t>(cut.row_tiles) * cut.column_tiles * potentials;
+    const int64_t of_one = divide_up(blocks, potentials);
+    cut.weight2_chunks = clamped(divide_up(512, tiles), of_one < 32 ? of_one : 32);
+    cut.weight1_chunks = clamped(divide_up(of_one, 32), 64);
+    return cut;
 }
 
-template <class T>
-struct JacobianSlope {
-    int64_t count;
-    CubicOperands<T> op;
-    T* v_d1;
+// -- Launches
+// ---------------------------------------------------------------------------------------------------------
 
-    FFRL_INLINE void operator()(int64_t at) const {
-        const int64_t i = at % op.hidden1, slot = at / op.hidden1, k = op.block_k[slot / kRows];
-        T sum = 0;
-        for (int64_t d = 0; d < op.latent; ++d)
-            sum += jacobian_vjp(op, slot, i, d) * op.weight1[(k * op.hidden1 + i) * op.latent + d];
-        v_d1[at] = sum;
-    }
+// Where what lies in the workspace begins, and the end.
+struct CubicBackwardSpace {
+    int64_t v_gram, gram_parts, weight2_parts;        // Gram form
+    int64_t v_jacobian, weight1_parts, weight1_sums;  // Jacobian form; it has weight2_parts too
+    int64_t end;
 };
 
 template <class T>
-struct JacobianWeight1 {
-    int64_t count;
-    CubicOperands<T> op;
-    T* v_weight1;
-
-    FFRL_INLINE void operator()(int64_t at) const {
-        const int64_t d = at % op.latent, i = at / op.latent % op.hidden1, k = at / op.latent / op.hidden1;
-        T sum = 0;
-        for (int64_t slot = static_cast<int64_t>(op.first_block[k]) * kRows;
-             slot < static_cast<int64_t>(op.first_block[k + 1]) * kRows; ++slot)
-            sum += jacobian_vjp(op, slot, i, d) * op.d1[slot * op.hidden1 + i];
-        v_weight1[at] = sum;
+CubicBackwardSpace cubic_backward_space(int blocks, int potentials, int latent, int hidden1, int hidden2,
+                                        LaplacianForm form, bool needs_weights) {
+    CubicBackwardSpace space{};
+    const auto take = [&](int64_t& at, int64_t numbers) {
+        at = space.end, space.end += divide_up(numbers, 4) * 4;
+    };
+    const int64_t k = potentials, h1 = hidden1, h2 = hidden2, d = latent;
+    if (form == LaplacianForm::gram) {
+        if (!needs_weights) return space;
+        const GramBackwardCut cut = gram_backward_cut<T>(blocks, potentials, hidden1, hidden2);
+        take(space.v_gram, k * h1 * h1);
+        take(space.gram_parts, cut.gram_parts() * k * h1 * h1);
+        take(space.weight2_parts, cut.weight2_parts() * k * h2 * h1);
+    } else {
+        take(space.v_jacobian, JacobianBackwardTile<T>::kUnits * static_cast<int64_t>(blocks) * kRows * h2);
+        if (!needs_weights) return space;
+        const JacobianBackwardCut cut = jacobian_backward_cut<T>(blocks, potentials, hidden1, hidden2);
+        take(space.weight1_parts, blocks * h1 * d);
+        take(space.weight1_sums, cut.weight1_chunks * k * h1 * d);
+        take(space.weight2_parts, cut.weight2_chunks * k * h2 * h1);
     }
-};
+    return space;
+}
 
 // Numbers of workspace for launch_cubic_backward.
 template <class T>
 int64_t cubic_backward_numbers(int blocks, int potentials, int latent, int hidden1, int hidden2,
                                LaplacianForm form, bool needs_weights) {
-    (void)blocks, (void)latent, (void)hidden2;
-    return form == LaplacianForm::gram && needs_weights ? static_cast<int64_t>(potentials) * hidden1 * hidden1
-                                                        : 0;
+    return cubic_backward_space<T>(blocks, potentials, latent, hidden1, hidden2, form, needs_weights).end;
+}
+
+template <class T, class Launcher>
+void launch_gram_backward(Launcher& launch, const CubicOperands<T>& op, Precision precision, T* workspace,
+                          T* v_weight1, T* v_weight2) {
+    const int64_t k = op.potentials, h1 = op.hidden1, h2 = op.hidden2, d = op.latent;
+    const CubicBackwardSpace space = cubic_backward_space<T>(op.blocks, op.potentials, op.latent, op.hidden1,
+                                                             op.hidden2, LaplacianForm::gram, true);
+    const GramBackwardCut cut = gram_backward_cut<T>(op.blocks, op.potentials, op.hidden1, op.hidden2);
+    T *v_gram = workspace + space.v_gram, *gram_parts = workspace + space.gram_parts;
+    T* weight2_parts = workspace + space.weight2_parts;
+    with_arithmetic<T>(precision, [&](auto arithmetic) {
+        with_gram_backward_tile<T>(op.hidden1, [&](auto tile) {
+            launch.template operator()<GramBackward<decltype(arithmetic), decltype(tile)>>(
+                {cut.pairs, cut.unit_chunks * cut.row_chunks, op.potentials},
+                {op, gram_parts, weight2_parts, cut.tiles, cut.chunk_units, cut.unit_chunks, cut.row_chunks});
+        });
+    });
+    for_each(launch,
+             AddParts<T>{k * h2 * h1, static_cast<int>(cut.weight2_parts()), 1, weight2_parts, v_weight2});
+    for_each(launch, AddSymmetricParts<T>{k * h1 * h1, static_cast<int>(cut.gram_parts()), op.hidden1,
+                                          cut.tile, 2, gram_parts, v_gram});
+    launch_matrix_product<T>(
+        launch, op.potentials, precision,
+        {v_gram, h1 * h1, h1, 1, op.weight1, h1 * d, d, 1, v_weight1, op.hidden1, op.latent, op.hidden1});
+}
+
+template <class T, class Launcher>
+void launch_jacobian_backward(Launcher& launch, const CubicOperands<T>& op, bool needs_weights,
+                              Precision precision, T* workspace, T* v_d1, T* v_weight1, T* v_weight2) {
+    using ForwardTile = typename JacobianTiles<T>::Tile;
+    using Tile = JacobianBackwardTile<T>;
+    static_assert(ForwardTile::kUnits == Tile::kUnits && ForwardTile::kGroup == Tile::kUnits);
+    const int64_t k = op.potentials, h1 = op.hidden1, h2 = op.hidden2, d = op.latent;
+    const CubicBackwardSpace space = cubic_backward_space<T>(
+        op.blocks, op.potentials, op.latent, op.hidden1, op.hidden2, LaplacianForm::jacobian, needs_weights);
+    const JacobianBackwardCut cut =
+        jacobian_backward_cut<T>(op.blocks, op.potentials, op.hidden1, op.hidden2);
+    T* v_jacobian = workspace + space.v_jacobian;
+    T* weight1_parts = needs_weights ? workspace + space.weight1_parts : nullptr;
+    T* weight2_parts = cut.weight2_chunks > 1 ? workspace + space.weight2_parts : v_weight2;
+    with_arithmetic<T>(precision, [&](auto arithmetic) {
+        using M = decltype(arithmetic);
+        for (int first = 0; first < op.latent; first += Tile::kUnits) {
+            launch.template operator()<JacobianCotangent<M, ForwardTile>>(
+                {op.blocks, static_cast<int>(divide_up(h2, ForwardTile::kColumns)), 1},
+                {op, v_jacobian, first});
+            launch.template operator()<JacobianBackward<M>>({op.blocks, cut.column_tiles, 1},
+                                                            {op, v_jacobian, v_d1, weight1_parts, first});
+            if (needs_weights)
+                launch.template operator()<JacobianWeight2<M>>(
+                    {cut.column_tiles, cut.row_tiles, cut.weight2_chunks * op.potentials},
+                    {op, v_jacobian, weight2_parts, first, cut.weight2_chunks});
+        }
+    });
+    if (!needs_weights) return;
+    T* weight1_sums = cut.weight1_chunks > 1 ? workspace + space.weight1_sums : v_weight1;
+    for_each(launch, AddBlocks<T>{cut.weight1_chunks * k * h1 * d, h1 * d, op.potentials, cut.weight1_chunks,
+                                  op.first_block, weight1_parts, weight1_sums});
+    if (cut.weight1_chunks > 1)
+        for_each(launch, AddParts<T>{k * h1 * d, cut.weight1_chunks, 1, weight1_sums, v_weight1});
+    if (cut.weight2_chunks > 1)
+        for_each(launch, AddParts<T>{k * h2 * h1, cut.weight2_chunks, 1, weight2_parts, v_weight2});
 }
 
 // v_d1 (P, H1), in the Jacobian form, else null. v_weight1 (K, H1, D): in the Gram form 2 Ḡ W1 without the
 // diagonal term of (14). v_weight2 (K, H2, H1). The weights' are null unless needs_weights.
 template <class T, class Launcher>
 void launch_cubic_backward(Launcher& launch, const CubicOperands<T>& op, LaplacianForm form,
-                           bool needs_weights, Precision, T* workspace, T* v_d1, T* v_weight1, T* v_weight2) {
-    const bool gram_form = form == LaplacianForm::gram;
-    const int64_t k = op.potentials, h1 = op.hidden1, h2 = op.hidden2, d = op.latent;
-    if (!gram_form) for_each(launch, JacobianSlope<T>{op.slots() * h1, op, v_d1});
-    if (!needs_weights) return;
-    for_each(launch, CubicWeight2<T>{k * h2 * h1, op, gram_form, v_weight2});
-    if (!gram_form) {
-        for_each(launch, JacobianWeight1<T>{k * h1 * d, op, v_weight1});
-        return;
-    }
-    for_each(launch, CubicGram<T>{k * h1 * h1, op, workspace});
-    for_each(launch, PlainMatrixProduct<T>{k * h1 * d, op.hidden1, op.latent, op.hidden1, workspace, h1 * h1,
-                                           h1, 1, op.weight1, h1 * d, d, 1, v_weight1});
+                           bool needs_weights, Precision precision, T* workspace, T* v_d1, T* v_weight1,
+                           T* v_weight2) {
+    if (form == LaplacianForm::jacobian)
+        launch_jacobian_backward(launch, op, needs_weights, precision, workspace, v_d1, v_weight1, v_weight2);
+    else if (needs_weights)
+        launch_gram_backward(launch, op, precision, workspace, v_weight1, v_weight2);
 }
 
 }  // namespace ffrl::cuda
