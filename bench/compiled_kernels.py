@@ -104,7 +104,7 @@ KERNELS = (
         {"FEATURES": "table", "HAS_V": True, "TIME": True, "SECOND": True},
         {"FEATURES": "shared", "HAS_V": False, "TIME": False, "SECOND": False},
     ),
-    Kernel(cubic_backward.gram_backward, "gram_backward", CUBIC, {}),
+    Kernel(cubic_backward.gram_backward, "gram_backward", CUBIC, {"UNITS": UNITS}),
     Kernel(cubic_backward.jacobian_cotangent, "jacobian", CUBIC, {}),
     Kernel(cubic_backward.jacobian_backward, "jacobian_backward", CUBIC, {"WEIGHTS": True}, {"WEIGHTS": False}),
     Kernel(cubic_backward.jacobian_weight2, "jacobian_weights", CUBIC, {}),

@@ -10,12 +10,14 @@ from ffrl.kernels.row_sums import chunk_of_segment, load_rows
 
 @triton.jit
 def gram_backward(
-    p_weight2, p_gram, p_slot_row, p_first_block, p_d1, p_v_ell_c, p_weight2_parts, p_gram_parts,
-    H1, H2, SLOTS, K,
+    p_weight2, p_gram, p_first_block, p_d1, p_v_ell_c, p_weight2_parts, p_gram_parts,
+    H1, H2, STRIDE, SLOTS, K,
+    UNITS: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """(16), Gram form: a tile of T_j = Σ_n (λ c_j) d1 d1ᵀ in the lower half, for the units j of one chunk.
+    """(16), Gram form: a tile of T_j = Σ_n (λ c_j) d1 d1ᵀ in the lower half, for UNITS units j of a chunk at a time.
 
+    d1 (P, STRIDE) is padded with zeros to a multiple of 16 columns; it is zero in slots without a row, and so is λ c.
     Grid (tiles · (tiles + 1) / 2, chunks, K). T_j is consumed where it is: gram_parts (chunks, K, H1, H1) gets
     Σ_j T_j ∘ W2[j] W2[j]ᵀ in the lower tiles, weight2_parts (tiles, K, H2, H1) gets 2 (T_j ∘ G) W2[j] from this tile's
     columns, and from its rows for the upper half.
@@ -39,27 +41,33 @@ def gram_backward(
     b_gram = tl.load(p_gram + o_left[:, None] * H1 + o_right, mask=m_tile, other=0.0)
     b_v_gram = tl.zeros((COLUMNS, COLUMNS), tl.float32)
     o_r = tl.arange(0, DEPTH)
+    o_u = tl.arange(0, UNITS)
     first = tl.load(p_first_block + i_k) * ROWS
     last = tl.load(p_first_block + i_k + 1) * ROWS
-    for j in range(H2 * i_chunk // num_chunks, H2 * (i_chunk + 1) // num_chunks):
-        b_t = tl.zeros((COLUMNS, COLUMNS), tl.float32)
+    end = H2 * (i_chunk + 1) // num_chunks
+    for j in range(H2 * i_chunk // num_chunks, end, UNITS):
+        o_j = j + o_u
+        m_j = o_j < end
+        b_t = tl.zeros((UNITS * COLUMNS, COLUMNS), tl.float32)
         for o_first in range(first, last, DEPTH):
             o_slot = o_first + o_r
-            m_row = tl.load(p_slot_row + o_slot) >= 0
-            b_factor = tl.load(p_v_ell_c + tl.cast(j, tl.int64) * SLOTS + o_slot, mask=m_row, other=0.0)
-            b_d1_left = load_rows(p_d1, o_first, o_r, m_row, o_left, m_left, H1)
-            b_d1_right = load_rows(p_d1, o_first, o_r, m_row, o_right, m_right, H1)
-            b_t = tl.dot(tl.trans(b_factor[:, None] * b_d1_left), b_d1_right, b_t, input_precision=PRECISION)
-        o_weight = j * H1
-        b_weight_left = tl.load(p_weight2 + o_weight + o_left, mask=m_left, other=0.0)
-        b_weight_right = tl.load(p_weight2 + o_weight + o_right, mask=m_right, other=0.0)
-        b_v_gram += b_t * (b_weight_left[:, None] * b_weight_right)
-        b_weighted = 2.0 * b_t * b_gram
-        o_part = i_right.to(tl.int64) * K * H2 * H1 + o_weight
-        tl.store(p_weight2_parts + o_part + o_left, tl.sum(b_weighted * b_weight_right, 1), mask=m_left)
+            b_factor = tl.load(p_v_ell_c + o_j.to(tl.int64)[:, None] * SLOTS + o_slot, mask=m_j[:, None], other=0.0)
+            p_rows = p_d1 + o_first * STRIDE + o_r[:, None] * STRIDE
+            b_d1_left = tl.load(p_rows + o_left, mask=(o_left < STRIDE)[None, :], other=0.0)
+            b_d1_right = tl.load(p_rows + o_right, mask=(o_right < STRIDE)[None, :], other=0.0)
+            b_left = tl.reshape(b_factor[:, None, :] * tl.trans(b_d1_left)[None, :, :], (UNITS * COLUMNS, DEPTH))
+            b_t = tl.dot(b_left, b_d1_right, b_t, input_precision=PRECISION)
+        b_t_of_unit = tl.reshape(b_t, (UNITS, COLUMNS, COLUMNS))
+        o_weight = o_j[:, None] * H1
+        b_weight_left = tl.load(p_weight2 + o_weight + o_left, mask=m_j[:, None] & m_left, other=0.0)
+        b_weight_right = tl.load(p_weight2 + o_weight + o_right, mask=m_j[:, None] & m_right, other=0.0)
+        b_v_gram += tl.sum(b_t_of_unit * (b_weight_left[:, :, None] * b_weight_right[:, None, :]), 0)
+        b_weighted = 2.0 * b_t_of_unit * b_gram[None, :, :]
+        p_part = p_weight2_parts + i_right.to(tl.int64) * K * H2 * H1 + o_weight
+        tl.store(p_part + o_left, tl.sum(b_weighted * b_weight_right[:, None, :], 2), mask=m_j[:, None] & m_left)
         if i_left != i_right:
-            o_part = i_left.to(tl.int64) * K * H2 * H1 + o_weight
-            tl.store(p_weight2_parts + o_part + o_right, tl.sum(b_weighted * b_weight_left[:, None], 0), mask=m_right)
+            p_part = p_weight2_parts + i_left.to(tl.int64) * K * H2 * H1 + o_weight
+            tl.store(p_part + o_right, tl.sum(b_weighted * b_weight_left[:, :, None], 1), mask=m_j[:, None] & m_right)
     p_gram_parts += (i_chunk.to(tl.int64) * K + i_k) * H1 * H1
     tl.store(p_gram_parts + o_left[:, None] * H1 + o_right, b_v_gram, mask=m_tile)
 

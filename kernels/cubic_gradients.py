@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ffrl.kernels.cubic_backward import gram_backward, jacobian_backward, jacobian_cotangent, jacobian_weight2
-from ffrl.kernels.launch import Call, Operands, cdiv, tiled
+from ffrl.kernels.launch import UNITS, Call, Operands, cdiv, padded, tiled
 from ffrl.kernels.potential_forward import batched_product
 from ffrl.kernels.row_plan import RowPlan
 from ffrl.kernels.row_sums import add_parts, grid_of_sum, sum_by_potential
@@ -50,10 +50,11 @@ def gram_form(
     chunks = call.backward_chunks(pairs * call.potentials)
     weight2_parts = d1.new_empty(tiles, call.potentials, hidden2, hidden1)
     gram_parts = d1.new_empty(chunks, call.potentials, hidden1, hidden1)
+    d1_padded = padded(torch.where(plan.slot_row[:, None] >= 0, d1, 0.0))
     gram_backward[pairs, chunks, call.potentials](
-        weight2, gram, plan.slot_row, plan.first_block, d1, v_ell_c, weight2_parts, gram_parts,
-        hidden1, hidden2, plan.slots, call.potentials,
-        PRECISION=call.precision, **tiled(tile),
+        weight2, gram, plan.first_block, d1_padded, v_ell_c, weight2_parts, gram_parts,
+        hidden1, hidden2, d1_padded.shape[1], plan.slots, call.potentials,
+        UNITS=UNITS, PRECISION=call.precision, **tiled(tile),
     )  # fmt: skip
     # Above the diagonal's tiles nothing was written: what is there is selected away, not multiplied.
     lower = torch.ones(hidden1, hidden1, dtype=torch.bool, device=d1.device).tril()

@@ -20,7 +20,7 @@ MAX_CHUNKS = 16
 MAX_GRID = 65_535  # programs along the second and third dimension of a grid; potentials are along the third
 LONGEST_SUM = 64  # steps that a program adds up one after another, while the number of chunks allows it
 FORWARD_CHUNKS, UNITS_OF_A_CHUNK = 8, 32
-UNITS = 2  # of the second layer, side by side in the Gram form's forward
+UNITS = 2  # of the second layer, side by side in the Gram form
 ALIGNED = 16  # numbers: to a multiple of it rows are padded where loads of four pay
 
 
