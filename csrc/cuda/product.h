@@ -6,9 +6,11 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/arithmetic.h"
 #include "cuda/block.h"
+#include "cuda/mma.h"
 #include "cuda/potential_cuda.h"
 
 namespace ffrl::cuda {
@@ -54,6 +56,12 @@ struct OperandTile {
     };
     // A group more than needed: the eight terms and four rows that a warp writes are in 32 different banks.
     Group at[kDepth][kOuter / kGroup + 1];
+    static constexpr int kStride = kOuter + kGroup;  // numbers from one term to the next
+    static_assert(sizeof(Group) == kGroup * sizeof(T));
+
+    FFRL_INLINE const T* from(int term, int outer) const {
+        return at[term][outer / kGroup].of + outer % kGroup;
+    }
 
     // What a thread carries from global memory to the tile.
     struct Carried {
@@ -94,61 +102,123 @@ struct OperandTile {
     }
 };
 
-// In plain multiply-adds: float as it is in "ieee", and double.
+// Both operands of one step.
+template <class T, int kTerms>
+struct ProductStep {
+    static constexpr int kDepth = kTerms;
+    using Left = OperandTile<T, kTileRows, kDepth>;
+    using Right = OperandTile<T, kTileColumns, kDepth>;
+    Left left;
+    Right right;
+};
+
+// In plain multiply-adds: float as it is in "ieee", and double. A thread has a square of the tile.
 template <class Scalar>
 struct PlainProduct {
     using T = Scalar;
-    static constexpr int kDepth = sizeof(T) == sizeof(float) ? 32 : 16;  // terms of one step
-    static constexpr int kSide = 4;                                      // of the square that a thread has
+    static constexpr int kSide = 4, kAcross = kTileColumns / kSide;
     static constexpr int kMinBlocks = sizeof(T) == sizeof(float) ? 4 : 2;
-    using Left = OperandTile<T, kTileRows, kDepth>;
-    using Right = OperandTile<T, kTileColumns, kDepth>;
+    using Step = ProductStep<T, sizeof(T) == sizeof(float) ? 32 : 16>;
     static_assert(kTileRows * kTileColumns == kProductThreads * kSide * kSide);
-    static_assert(Left::kGroup == kSide && Right::kGroup == kSide);
+    static_assert(Step::Left::kGroup == kSide && Step::Right::kGroup == kSide);
 
-    struct Step {
-        Left left;
-        Right right;
-    };
-
-    // What a thread has of the tile.
-    struct Sums {
+    struct Square {
         T at[kSide][kSide];
     };
+    using OfThreads = Private<Square, kProductThreads>;
 
-    FFRL_INLINE static Sums zero() {
-        Sums sums;
-        FFRL_UNROLL
-        for (int i = 0; i < kSide; ++i) {
+    FFRL_INLINE static void clear(const Block<kProductThreads>& block, OfThreads& sums) {
+        block.region_without_barrier([&](int thread) {
             FFRL_UNROLL
-            for (int j = 0; j < kSide; ++j) sums.at[i][j] = 0;
-        }
-        return sums;
+            for (int i = 0; i < kSide; ++i) {
+                FFRL_UNROLL
+                for (int j = 0; j < kSide; ++j) sums(thread).at[i][j] = 0;
+            }
+        });
     }
 
-    FFRL_INLINE static void multiply(Sums& sums, const Step& step, int thread) {
-        constexpr int kAcross = kTileColumns / kSide;
-        FFRL_UNROLL
-        for (int l = 0; l < kDepth; ++l) {
-            const typename Left::Group left = step.left.at[l][thread / kAcross];
-            const typename Right::Group right = step.right.at[l][thread % kAcross];
+    FFRL_INLINE static void multiply(const Block<kProductThreads>& block, OfThreads& sums, const Step& step) {
+        block.region_without_barrier([&](int thread) {
+            FFRL_UNROLL
+            for (int l = 0; l < Step::kDepth; ++l) {
+                const typename Step::Left::Group left = step.left.at[l][thread / kAcross];
+                const typename Step::Right::Group right = step.right.at[l][thread % kAcross];
+                FFRL_UNROLL
+                for (int i = 0; i < kSide; ++i) {
+                    FFRL_UNROLL
+                    for (int j = 0; j < kSide; ++j) {
+                        T& sum = sums(thread).at[i][j];
+                        sum = multiply_add(left.of[i], right.of[j], sum);
+                    }
+                }
+            }
+        });
+    }
+
+    FFRL_INLINE static void store(const Block<kProductThreads>& block, ResultTile<T>& result,
+                                  OfThreads& sums) {
+        block.region([&](int thread) {
             FFRL_UNROLL
             for (int i = 0; i < kSide; ++i) {
                 FFRL_UNROLL
                 for (int j = 0; j < kSide; ++j)
-                    sums.at[i][j] = multiply_add(left.of[i], right.of[j], sums.at[i][j]);
+                    result.at[thread / kAcross * kSide + i][thread % kAcross * kSide + j] =
+                        sums(thread).at[i][j];
             }
-        }
+        });
+    }
+};
+
+// By the tensor cores: a warp has kFragmentRows rows of the tile.
+template <Precision kPrecision>
+struct TensorProduct {
+    using T = float;
+    using M = Arithmetic<float, kPrecision>;
+    static constexpr int kMinBlocks = 4;
+    static constexpr int kFragments = kTileColumns / kFragmentColumns;
+    using Step = ProductStep<float, 32>;
+    static_assert(kTileRows == kProductThreads / kWarp * kFragmentRows);
+    static_assert(Step::kDepth % M::kDepth == 0);
+    static_assert(reads_across_from_all_banks(Step::Left::kStride));
+    static_assert(reads_across_from_all_banks(Step::Right::kStride));
+
+    using OfThreads = Private<Sums<M, 1, kFragments>, kProductThreads>;
+
+    FFRL_INLINE static void clear(const Block<kProductThreads>& block, OfThreads& sums) {
+        clear_sums(block, sums);
     }
 
-    FFRL_INLINE static void store(ResultTile<T>& result, const Sums& sums, int thread) {
-        constexpr int kAcross = kTileColumns / kSide;
+    FFRL_INLINE static void multiply(const Block<kProductThreads>& block, OfThreads& sums, const Step& step) {
         FFRL_UNROLL
-        for (int i = 0; i < kSide; ++i) {
+        for (int depth = 0; depth < Step::kDepth; depth += M::kDepth)
+            multiply_step<M>(
+                block, sums,
+                [&](int thread, int) {
+                    return left_fragment_across<M>(step.left.from(depth, thread / kWarp * kFragmentRows),
+                                                   Step::Left::kStride, thread % kWarp);
+                },
+                [&](int thread, int f) {
+                    return right_fragment_across<M>(step.right.from(depth, f * kFragmentColumns),
+                                                    Step::Right::kStride, thread % kWarp);
+                });
+    }
+
+    FFRL_INLINE static void store(const Block<kProductThreads>& block, ResultTile<T>& result,
+                                  OfThreads& sums) {
+        block.region([&](int thread) {
+            const int lane = thread % kWarp;
             FFRL_UNROLL
-            for (int j = 0; j < kSide; ++j)
-                result.at[thread / kAcross * kSide + i][thread % kAcross * kSide + j] = sums.at[i][j];
-        }
+            for (int half = 0; half < 2; ++half) {
+                const int row = thread / kWarp * kFragmentRows + fragment_row(lane, half);
+                FFRL_UNROLL
+                for (int f = 0; f < kFragments; ++f) {
+                    FFRL_UNROLL
+                    for (int i = 0; i < 2; ++i)
+                        result.at[row][f * kFragmentColumns + M::sum_column(lane, i)] =
+                            sums(thread).of[0][f].at[half][i];
+                }
+            }
+        });
     }
 };
 
@@ -156,12 +226,7 @@ template <class Product>
 using ProductSteps = typename Product::Step[2];
 
 template <class Product>
-using ProductSums = Private<typename Product::Sums, kProductThreads>;
-
-template <class Product>
-FFRL_INLINE void clear(const Block<kProductThreads>& block, ProductSums<Product>& sums) {
-    block.region_without_barrier([&](int thread) { sums(thread) = Product::zero(); });
-}
+using ProductSums = typename Product::OfThreads;
 
 // sums += Σ_l left(row, l) right(column, l) for l < terms. Steps alternate between two halves of the shared
 // memory, so that one barrier a step is enough: a half is written after everyone has left the step that read
@@ -170,40 +235,33 @@ template <class Product, class LeftOperand, class RightOperand>
 FFRL_INLINE void add_product(const Block<kProductThreads>& block, ProductSteps<Product>& steps,
                              ProductSums<Product>& sums, int64_t terms, const LeftOperand& left,
                              const RightOperand& right) {
-    using Left = typename Product::Left;
-    using Right = typename Product::Right;
-    constexpr int kDepth = Product::kDepth;
+    using Step = typename Product::Step;
+    using Left = typename Step::Left;
+    using Right = typename Step::Right;
     if (terms <= 0) return;
-    block.region([&](int thread) {
-        typename Left::Carried left_numbers;
-        typename Right::Carried right_numbers;
-        Left::fetch(left_numbers, left, thread, 0, terms);
-        Right::fetch(right_numbers, right, thread, 0, terms);
-        steps[0].left.template put<LeftOperand::along_terms>(left_numbers, thread);
-        steps[0].right.template put<RightOperand::along_terms>(right_numbers, thread);
-    });
-    int half = 0;
-    for (int64_t next = kDepth; next - kDepth < terms; next += kDepth, half = 1 - half) {
-        block.region([&](int thread) {
-            typename Left::Carried left_numbers;
-            typename Right::Carried right_numbers;
-            if (next < terms) {
-                Left::fetch(left_numbers, left, thread, next, terms);
-                Right::fetch(right_numbers, right, thread, next, terms);
-            }
-            Product::multiply(sums(thread), steps[half], thread);
-            if (next < terms) {
-                steps[1 - half].left.template put<LeftOperand::along_terms>(left_numbers, thread);
-                steps[1 - half].right.template put<RightOperand::along_terms>(right_numbers, thread);
-            }
+    Private<typename Left::Carried, kProductThreads> of_left;
+    Private<typename Right::Carried, kProductThreads> of_right;
+    const auto fetch = [&](int64_t first) {
+        block.region_without_barrier([&](int thread) {
+            Left::fetch(of_left(thread), left, thread, first, terms);
+            Right::fetch(of_right(thread), right, thread, first, terms);
         });
+    };
+    const auto put = [&](Step& step, bool any) {
+        block.region([&](int thread) {
+            if (!any) return;
+            step.left.template put<LeftOperand::along_terms>(of_left(thread), thread);
+            step.right.template put<RightOperand::along_terms>(of_right(thread), thread);
+        });
+    };
+    fetch(0);
+    put(steps[0], true);
+    int half = 0;
+    for (int64_t next = Step::kDepth; next - Step::kDepth < terms; next += Step::kDepth, half = 1 - half) {
+        if (next < terms) fetch(next);
+        Product::multiply(block, sums, steps[half]);
+        put(steps[1 - half], next < terms);
     }
-}
-
-template <class Product>
-FFRL_INLINE void store_tile(const Block<kProductThreads>& block, ResultTile<typename Product::T>& result,
-                            ProductSums<Product>& sums) {
-    block.region([&](int thread) { Product::store(result, sums(thread), thread); });
 }
 
 // result = Σ_l left(row, l) right(column, l).
@@ -212,9 +270,9 @@ FFRL_INLINE void multiply(const Block<kProductThreads>& block, ProductSteps<Prod
                           ResultTile<typename Product::T>& result, int64_t terms, const LeftOperand& left,
                           const RightOperand& right) {
     ProductSums<Product> sums;
-    clear<Product>(block, sums);
+    Product::clear(block, sums);
     add_product<Product>(block, steps, sums, terms, left, right);
-    store_tile<Product>(block, result, sums);
+    Product::store(block, result, sums);
 }
 
 template <class T>
@@ -245,9 +303,12 @@ FFRL_INLINE void for_tile_transposed(const Block<kProductThreads>& block, F of_e
     });
 }
 
-// The kinds of products are chosen once, by the host: with_product<T>(precision, [&](auto product) { ... }).
+// f(Product) of the precision, chosen once by the host. What is not cubic is never in tf32.
 template <class T, class F>
-void with_product(Precision, F f) {
+void with_product(Precision precision, F f) {
+    if constexpr (std::is_same_v<T, float>) {
+        if (precision != Precision::ieee) return f(TensorProduct<Precision::tf32x3>{});
+    }
     f(PlainProduct<T>{});
 }
 

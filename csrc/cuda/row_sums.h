@@ -22,18 +22,18 @@ inline int chunks_of_sum(int64_t blocks, int64_t steps, int64_t most) {
     return static_cast<int>(std::max<int64_t>(1, std::min(wanted, most)));
 }
 
-struct Range {
+struct ChunkRange {
     int first, last;  // the one behind
 };
 
 // Chunk i of the items from begin on.
-FFRL_INLINE Range chunk_of(int64_t begin, int64_t count, int64_t chunk, int64_t chunks) {
+FFRL_INLINE ChunkRange chunk_of(int64_t begin, int64_t count, int64_t chunk, int64_t chunks) {
     return {static_cast<int>(begin + count * chunk / chunks),
             static_cast<int>(begin + count * (chunk + 1) / chunks)};
 }
 
 // Of the segment first[i] .. first[i + 1] - 1.
-FFRL_INLINE Range chunk_of_segment(const int* first, int64_t segment, int64_t chunk, int64_t chunks) {
+FFRL_INLINE ChunkRange chunk_of_segment(const int* first, int64_t segment, int64_t chunk, int64_t chunks) {
     return chunk_of(first[segment], first[segment + 1] - first[segment], chunk, chunks);
 }
 
@@ -60,8 +60,8 @@ struct SegmentSums {
         const int tile = block.index().x % p.tiles;
         const int64_t part = block.index().x / p.tiles, segment = part % p.segments,
                       chunk = part / p.segments;
-        const Range range = p.first != nullptr ? chunk_of_segment(p.first, segment, chunk, p.chunks)
-                                               : chunk_of(0, p.count, chunk, p.chunks);
+        const ChunkRange range = p.first != nullptr ? chunk_of_segment(p.first, segment, chunk, p.chunks)
+                                                    : chunk_of(0, p.count, chunk, p.chunks);
         block.region([&](int thread) {
             const int column = tile * kLanes + thread % kLanes;
             T sum = 0;

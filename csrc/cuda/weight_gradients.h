@@ -23,7 +23,7 @@ struct WeightSum {
 };
 
 inline WeightSum weight_sum(int64_t blocks, int64_t potentials, int64_t left, int64_t right) {
-    constexpr int kStep = PlainProduct<float>::kDepth;  // rows of one
+    constexpr int kStep = PlainProduct<float>::Step::kDepth;  // rows of one
     const int64_t left_tiles = divide_up(left, kTileRows), right_tiles = divide_up(right, kTileColumns);
     const int64_t steps = divide_up(blocks * kRows, potentials * kStep);
     const int64_t most = std::min(divide_up(blocks, potentials), kMaxChunks);
@@ -54,7 +54,7 @@ FFRL_INLINE WeightTile weight_tile(const WeightSum& sum, const int* first_block,
     index /= sum.left_tiles;
     tile.k = index % sum.potentials;
     tile.chunk = index / sum.potentials;
-    const Range blocks = chunk_of_segment(first_block, tile.k, tile.chunk, sum.chunks);
+    const ChunkRange blocks = chunk_of_segment(first_block, tile.k, tile.chunk, sum.chunks);
     tile.first_slot = static_cast<int64_t>(blocks.first) * kRows;
     tile.slots = static_cast<int64_t>(blocks.last - blocks.first) * kRows;
     return tile;
@@ -108,7 +108,7 @@ struct Weight1Gradient {
         const CallSizes& s = p.size;
         const WeightTile tile = weight_tile(params.sum, p.first_block, block.index().x);
         ProductSums<Product> sums;
-        clear<Product>(block, sums);
+        Product::clear(block, sums);
         add_over_rows<Product>(
             block, shared.steps, sums, params.sum, tile, p.slot_row,
             [&](int64_t slot, int h) { return p.v_a1[slot * s.hidden1 + h]; },
@@ -121,7 +121,7 @@ struct Weight1Gradient {
                     return unit1(of_slot[h], of_slot[s.q() + h]).r;
                 },
                 [&](int64_t slot, int d) { return p.v_v[slot * s.latent + d]; });
-        store_tile<Product>(block, shared.result, sums);
+        Product::store(block, shared.result, sums);
         store_part(block, params, tile, shared.result);
     }
 };
@@ -143,7 +143,7 @@ struct Weight2Gradient {
             return features[feature_of(p.in, s, p.slot_row[slot]) * s.hidden1 + h];
         };
         ProductSums<Product> sums;
-        clear<Product>(block, sums);
+        Product::clear(block, sums);
         add_over_rows<Product>(
             block, shared.steps, sums, params.sum, tile, p.slot_row,
             [&](int64_t slot, int j) { return p.v_a2[slot * s.hidden2 + j]; },
@@ -163,7 +163,7 @@ struct Weight2Gradient {
                 block, shared.steps, sums, params.sum, tile, p.slot_row,
                 [&](int64_t slot, int j) { return p.v_omega2[slot * s.hidden2 + j]; },
                 [&](int64_t slot, int h) { return feature(p.in.d2tau_dt2, slot, h); });
-        store_tile<Product>(block, shared.result, sums);
+        Product::store(block, shared.result, sums);
         store_part(block, params, tile, shared.result);
     }
 };
