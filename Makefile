@@ -19,6 +19,8 @@ TEST_ARGS ?=
 
 # Set to nothing on a machine with a GPU: make test INTERPRETED=
 INTERPRETED ?= TRITON_INTERPRET=1
+# The interpreter has one thread: files side by side, each with its tests in their order.
+KERNEL_TESTS := tests/kernels $(if $(INTERPRETED),-n 2 --dist loadfile)
 
 RUN_EXTRAS := train,data,figures,test
 VENV_PYTHON := $(VENV)/bin/python
@@ -99,7 +101,7 @@ demo: $(VENV)/.installed ## train, evaluate and draw the small model; continues 
 # The Triton kernels run in Triton's interpreter where there is no GPU, which is a choice of the whole process.
 test: $(VENV)/.installed ## run the quick tests
 	$(VENV_PYTHON) -m pytest --ignore=tests/kernels $(TEST_ARGS)
-	$(INTERPRETED) $(VENV_PYTHON) -m pytest tests/kernels $(TEST_ARGS) || [ $$? -eq 5 ] # 5: TEST_ARGS chose none of them
+	$(INTERPRETED) $(VENV_PYTHON) -m pytest $(KERNEL_TESTS) $(TEST_ARGS) || [ $$? -eq 5 ] # 5: TEST_ARGS chose none of them
 
 slow: $(VENV)/.installed ## run the slow tests
 	$(VENV_PYTHON) -m pytest -m slow $(TEST_ARGS)
