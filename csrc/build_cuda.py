@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -36,6 +37,7 @@ from cuda_toolkit import (
 ROOT = Path(__file__).resolve().parents[1]
 MODES = ("auto", "0", "1", "compile")
 EXTENSION, RECORD = "_C_cuda.abi3.so", "_C_cuda_missing.txt"  # in the package
+RESOURCES = re.compile(r"ptxas info|\s+\d+ bytes stack frame")  # a line of what -Xptxas -v says
 PTXAS_LOG = "ptxas.log"  # registers, shared memory and spills of every kernel, beside the objects
 
 
@@ -116,7 +118,8 @@ class Build:
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
         )
         if done.returncode != 0:
-            raise Failed(f"{' '.join(command)}\n{done.stdout}")
+            said = [line for line in done.stdout.splitlines() if not RESOURCES.match(line)]
+            raise Failed("\n".join([shlex.join(command), *said]))
         return done.stdout
 
 

@@ -131,8 +131,9 @@ class Architecture(NamedTuple):
 def architectures(wish: str | None, nvcc: Nvcc) -> list[Architecture]:
     """What is compiled for; ``wish`` is TORCH_CUDA_ARCH_LIST, whose architectures before 8.0 are left out."""
     if wish is None or not wish.strip():
-        *others, newest = [name for name in DEFAULT_ARCHITECTURES if name.rstrip("a") in nvcc.known]
-        return [architecture(name) for name in (*others, newest + "+PTX")]
+        names = [name for name in DEFAULT_ARCHITECTURES if name.rstrip("a") in nvcc.known]
+        newest = names[-1].rstrip("a")  # the PTX of 9.0a is for no later one
+        return [architecture(name) for name in (*(name for name in names if name != newest), newest + "+PTX")]
     names = " ".join(NAMED_ARCHITECTURES.get(name, name) for name in re.split(r"[\s;,]+", wish.strip(" ;,"))).split()
     try:
         found = [architecture(name) for name in dict.fromkeys(names)]

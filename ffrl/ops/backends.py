@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 
 from ffrl.errors import ArgumentError, BackendError
+from ffrl.ops.cuda_devices import load_cuda_extension
 from ffrl.ops.extension import load_extension
 
 logger = logging.getLogger(__name__)
@@ -19,10 +20,8 @@ logger = logging.getLogger(__name__)
 PREFERENCE = ("cuda", "triton", "cpp", "analytic", "oracle")
 
 # Those whose operators take rows of mixed potentials in one call, and where "auto" takes them.
-FUSED_BACKENDS = {"cpp": "cpu", "triton": "cuda"}
+FUSED_BACKENDS = {"cpp": "cpu", "triton": "cuda", "cuda": "cuda"}
 OLDEST_TRITON = (3, 6)
-
-NOT_IN_THIS_VERSION = "not part of this version of ffrl"
 
 
 def is_interpreting() -> bool:
@@ -50,6 +49,7 @@ def triton_reason() -> str | None:
 # Asked at import, not at the first call: torch.compile does not look into a loader.
 CPP_REASON = load_extension()
 TRITON_REASON = triton_reason()
+CUDA_REASON, CUDA_DEVICE_REASONS = load_cuda_extension()
 
 
 def available_backends() -> dict[str, str | None]:
@@ -63,7 +63,7 @@ def available_backends() -> dict[str, str | None]:
         "analytic": None,
         "cpp": CPP_REASON,
         "triton": TRITON_REASON,
-        "cuda": NOT_IN_THIS_VERSION,
+        "cuda": CUDA_REASON,
     }
 
 
@@ -74,6 +74,8 @@ def tensor_reason(name: str, device: torch.device | None, dtype: torch.dtype | N
         return None
     if device.type != only and not (name == "triton" and device.type == "cpu" and is_interpreting()):
         return f"its kernels take tensors on {only!r}, not on {str(device)!r}"
+    if name == "cuda" and device.index is not None and device.index < len(CUDA_DEVICE_REASONS):
+        return CUDA_DEVICE_REASONS[device.index]
     if name == "triton" and dtype not in (None, torch.float32):
         return f"its kernels take torch.float32, not {dtype}; backend 'analytic' takes it on every device"
     return None

@@ -1,4 +1,4 @@
-"""The C++ extension ffrl._C: loaded once, and in words why where it cannot be."""
+"""The extensions ffrl._C (C++) and ffrl._C_cuda: loaded once, and in words why where they cannot be."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch  # before the extension, whose symbols are those of the torch that 
 
 from ffrl.errors import ArgumentError, BackendError
 
-MODULE = "ffrl._C"
+MODULE, CUDA_MODULE = "ffrl._C", "ffrl._C_cuda"
 PACKAGE = Path(__file__).resolve().parents[1]
 CAPABILITY_VARIABLE = "FFRL_CPU_CAPABILITY"
 CPU_CAPABILITIES = ("auto", "avx512", "avx2", "portable")
@@ -28,28 +28,37 @@ def load_extension() -> str | None:
 
     The reason is one line. Where the extension was not built it is the one that the build left in ``_C_missing.txt``.
     """
-    record = PACKAGE / "_C_missing.txt"
-    if record.is_file():
-        return record.read_text(encoding="utf-8").strip()
-    if importlib.util.find_spec(MODULE) is None:
-        return (
-            f"the extension {MODULE} is not in this installation (nothing was built in {PACKAGE}); "
-            "run `pip install --no-build-isolation .`, or the same with -e, in the source tree of ffrl"
-        )
-    try:
-        module = importlib.import_module(MODULE)
-    except ImportError as error:
-        first_line = (str(error).splitlines() or [""])[0]
-        return (
-            f"the extension {MODULE} does not load: it is built for torch {OLDEST_TORCH} and later, "
-            f"torch {torch.__version__} is running, and the loader says: {first_line}; install a torch that fits, "
-            "or run `pip install --no-build-isolation .` again in the source tree of ffrl"
-        )
+    reason = import_reason(MODULE)
+    if reason is not None:
+        return reason
+    module = importlib.import_module(MODULE)
     wish = os.environ.get(CAPABILITY_VARIABLE, "auto")
     try:
         module.set_cpu_capability(wish)
     except ValueError as error:
         return f"the environment variable {CAPABILITY_VARIABLE} does not fit: {error}"
+    return None
+
+
+def import_reason(name: str) -> str | None:
+    """None once the extension of that name is imported, else why it is not."""
+    record = PACKAGE / f"{name.rpartition('.')[2]}_missing.txt"
+    if record.is_file():
+        return record.read_text(encoding="utf-8").strip()
+    if importlib.util.find_spec(name) is None:
+        return (
+            f"the extension {name} is not in this installation (nothing was built in {PACKAGE}); "
+            "run `pip install --no-build-isolation .`, or the same with -e, in the source tree of ffrl"
+        )
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        first_line = (str(error).splitlines() or [""])[0]
+        return (
+            f"the extension {name} does not load: it is built for torch {OLDEST_TORCH} and later, "
+            f"torch {torch.__version__} is running, and the loader says: {first_line}; install a torch that fits, "
+            "or run `pip install --no-build-isolation .` again in the source tree of ffrl"
+        )
     return None
 
 

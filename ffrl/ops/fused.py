@@ -1,20 +1,18 @@
 """The potential op by the operators of a compiled library, for rows of mixed potentials in one call.
 
 An operator pair does equations (1) to (11) and (13) to (20) of docs/derivation.md: ``torch.ops.ffrl`` in C++ on the
-CPU, ``torch.ops.ffrl_triton`` on the GPU. fused_function.py gives them derivatives.
+CPU, ``torch.ops.ffrl_triton`` and ``torch.ops.ffrl_cuda`` on the GPU. fused_function.py gives them derivatives.
 """
 
 from __future__ import annotations
 
-from typing import get_args
-
 import torch
 from torch import Tensor
 
-from ffrl.config import Precision
-from ffrl.ops.backends import CPP_REASON, TRITON_REASON
+from ffrl.ops.backends import CPP_REASON, CUDA_REASON, TRITON_REASON
 from ffrl.ops.functions import apply_function
-from ffrl.ops.fused_function import potential_functions
+from ffrl.ops.fused_function import Function, potential_functions
+from ffrl.ops.gpu_operators import PRECISIONS
 from ffrl.ops.laplacian_forms import LaplacianForm
 from ffrl.ops.registration import (
     FORMS,
@@ -25,8 +23,8 @@ from ffrl.ops.registration import (
 )
 from ffrl.records import PotentialDerivatives, PotentialWeights, TimeFeatures
 
-# How the cubic products are computed on the GPU, by the number that the Triton operators take.
-PRECISIONS = get_args(Precision)
+# (of the op, of its backward) for each of PRECISIONS, by the name of the backend.
+GPU_FUNCTIONS: dict[str, list[tuple[Function, Function]]] = {}
 
 if CPP_REASON is None:
     _Potential, _PotentialVjp = potential_functions(torch.ops.ffrl.potential_forward, torch.ops.ffrl.potential_backward)
@@ -34,6 +32,12 @@ if CPP_REASON is None:
     register_operator("potential_backward", backward_shapes, _PotentialVjp)
 if TRITON_REASON is None:
     from ffrl.ops.triton_operators import FUNCTIONS as TRITON_FUNCTIONS
+
+    GPU_FUNCTIONS["triton"] = TRITON_FUNCTIONS
+if CUDA_REASON is None:
+    from ffrl.ops.cuda_operators import FUNCTIONS as CUDA_FUNCTIONS
+
+    GPU_FUNCTIONS["cuda"] = CUDA_FUNCTIONS
 
 
 def cpu_laplacian_form(latent_dim: int, hidden1: int, *, backward: bool) -> LaplacianForm:
@@ -49,7 +53,7 @@ def cpu_laplacian_form(latent_dim: int, hidden1: int, *, backward: bool) -> Lapl
 
 
 def gpu_laplacian_form(latent_dim: int, hidden1: int, *, backward: bool) -> LaplacianForm:
-    """The cheaper exact form in the Triton kernels, by the same count.
+    """The cheaper exact form in the Triton and in the CUDA kernels, by the same count.
 
     Gram form: 2·H1 forward, with or without a backward, and H1 in it. Jacobian form: 2·D forward, and 6·D backward.
     """
@@ -82,8 +86,8 @@ def potential_derivatives_fused(
         tanh_output: output activation tanh (True) or identity (False).
         laplacian: compute Δu.
         form: force the "gram" or the "jacobian" form of the Laplacian; None chooses by the cost model of the backend.
-        backend: "cpp" or "triton".
-        precision: one of PRECISIONS, with "triton"; "cpp" computes in the dtype of z.
+        backend: "cpp", "triton" or "cuda".
+        precision: one of PRECISIONS, on the GPU in float32; all else computes in the dtype of z.
 
     Returns:
         PotentialDerivatives with first-order gradients in every argument. Kept for the backward: O(N·(H1+H2)).
@@ -96,12 +100,13 @@ def potential_derivatives_fused(
     form_code = FORMS[form if laplacian else None]
     arguments = (z, *features, *weights, k_rows, k_all, feature_row, tanh_output, form_code, tracked)
     # In torch.compile the operator is called, which comes to the same Function: dynamo does not look into it.
-    if backend == "triton":
+    if backend != "cpp":
         number = PRECISIONS.index(precision)
         if torch.compiler.is_compiling():
-            outputs = torch.ops.ffrl_triton.potential_forward(*arguments, number)
+            operators = torch.ops.ffrl_triton if backend == "triton" else torch.ops.ffrl_cuda
+            outputs = operators.potential_forward(*arguments, number)
         else:
-            outputs = apply_function(TRITON_FUNCTIONS[number][0], *arguments)
+            outputs = apply_function(GPU_FUNCTIONS[backend][number][0], *arguments)
     elif torch.compiler.is_compiling():
         outputs = torch.ops.ffrl.potential_forward(*arguments)
     else:

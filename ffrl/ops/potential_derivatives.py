@@ -13,7 +13,8 @@ from ffrl.errors import ArgumentError
 from ffrl.ops.analytic import potential_derivatives_analytic
 from ffrl.ops.autocast import outside_autocast, raised_precision
 from ffrl.ops.backends import FUSED_BACKENDS, resolve_backend
-from ffrl.ops.fused import PRECISIONS, potential_derivatives_fused
+from ffrl.ops.fused import potential_derivatives_fused
+from ffrl.ops.gpu_operators import PRECISIONS
 from ffrl.ops.hutchinson import draw_probes, hutchinson_rows
 from ffrl.ops.mlp_field import MLPField, can_read_values, distinct_time_features, feature_table, has_closed_form
 from ffrl.ops.oracle import Field, potential_derivatives_oracle
@@ -55,8 +56,8 @@ def potential_derivatives(
         generator: where the signs are drawn from, with "hutchinson"; None: torch's default generator.
         precision: of the cubic products of the exact Laplacian in the GPU kernels, which do not look at torch's own
             TF32 switch: "ieee" for float32 arithmetic, "tf32x3" for three TF32 products on the tensor cores, nearly
-            float32, "tf32" for one, about three digits. Their other products are in "ieee" or "tf32x3". All else
-            computes in the dtype of z.
+            float32, "tf32" for one, about three digits. Their other products are in "ieee" or "tf32x3". All else,
+            and all of it in float64, computes in the dtype of z.
 
     Returns:
         PotentialDerivatives(u (N,), du_dz (N, D), du_dt (N,), d2u_dt2 (N,) or None, lap_u (N,) or None) in the dtype

@@ -12,7 +12,7 @@ from ffrl.errors import ArgumentError
 from ffrl.ops.analytic import stacked_velocity
 from ffrl.ops.autocast import outside_autocast, raised_precision
 from ffrl.ops.backends import TRITON_REASON, resolve_backend
-from ffrl.ops.fused import PRECISIONS
+from ffrl.ops.gpu_operators import PRECISIONS
 from ffrl.ops.mlp_field import MLPField, fused_time_features, has_closed_form
 from ffrl.ops.oracle import Field
 from ffrl.ops.potential_derivatives import FLOATS, check_precision, check_rows, evaluate
