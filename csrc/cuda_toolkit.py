@@ -132,6 +132,8 @@ def architectures(wish: str | None, nvcc: Nvcc) -> list[Architecture]:
     """What is compiled for; ``wish`` is TORCH_CUDA_ARCH_LIST, whose architectures before 8.0 are left out."""
     if wish is None or not wish.strip():
         names = [name for name in DEFAULT_ARCHITECTURES if name.rstrip("a") in nvcc.known]
+        if not names:
+            raise NotBuilt(f"{nvcc.path} knows none of {', '.join(DEFAULT_ARCHITECTURES)}", "update the toolkit")
         newest = names[-1].rstrip("a")  # the PTX of 9.0a is for no later one
         return [architecture(name) for name in (*(name for name in names if name != newest), newest + "+PTX")]
     names = " ".join(NAMED_ARCHITECTURES.get(name, name) for name in re.split(r"[\s;,]+", wish.strip(" ;,"))).split()
