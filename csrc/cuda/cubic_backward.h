@@ -33,6 +33,14 @@ FFRL_INLINE Range chunk_of_potential(const int* first_block, int64_t k, int chun
 // -- Gram form
 // --------------------------------------------------------------------------------------------------------
 
+// What a block works on.
+struct GramBackwardPlace {
+    int64_t k;
+    int left, right;  // tiles
+    int row_chunk, first_unit, last_unit;
+    Range blocks;
+};
+
 // Tiles (kTile, kTile) of T_j for kGroup units at once; a warp has 16 rows of a tile and kUnits units.
 template <class Scalar, int kTile_, int kUnitWarps_, int kBlocks>
 struct GramBackwardTile {
@@ -40,15 +48,19 @@ struct GramBackwardTile {
     static constexpr int kTile = kTile_, kUnitWarps = kUnitWarps_, kUnits = 4, kMinBlocks = kBlocks;
     static constexpr int kRowWarps = kTile / kFragmentRows, kFragments = kTile / kFragmentColumns;
     static constexpr int kGroup = kUnitWarps * kUnits, kThreads = kWarp * kRowWarps * kUnitWarps;
-    static constexpr int kStride = kTile + 4;
-    static_assert(kTile % kFragmentRows == 0);
+    static constexpr int kStride = kTile + 4, kDepth = 32;  // rows of d1 that are fetched at once
+    static_assert(kTile % kFragmentRows == 0 && kRows % kDepth == 0);
     static_assert(reads_across_from_all_banks(kStride));
 
     struct Shared {
-        alignas(16) T left[2][kRows][kStride];  // d1 of a block of rows, columns of the tile's rows
-        alignas(16) T right[2][kRows][kStride];
-        alignas(16) T factor[2][kGroup][kRows];
-        T gram[kFragments * 4][kThreads];  // Ḡ, each thread its own
+        alignas(16) T left[2][kDepth][kStride];  // columns of d1 that are rows of the tile
+        alignas(16) T right[2][kDepth][kStride];
+        alignas(16) T factor[2][kGroup][kDepth];   // λ c
+        alignas(16) T left_weight[kGroup][kTile];  // W2[j]
+        alignas(16) T right_weight[kGroup][kTile];
+        GramBackwardPlace place;                    // here it takes no registers
+        T gram[kFragments * 4][kRowWarps * kWarp];  // G, as the threads of one group of units have it
+        T v_gram[kFragments * 4][kThreads];         // Ḡ, each thread its own
         T column_sums[kRowWarps][kGroup][kTile];
     };
     static_assert(kMinBlocks * sizeof(Shared) <= kSharedMemory);
@@ -131,17 +143,10 @@ struct GramBackward {
         int tiles, chunk_units, unit_chunks, row_chunks;
     };
 
+    using Place = GramBackwardPlace;
     using ThreadSums = Sums<M, kUnits, kFragments>;
     using RowSums = Values<T, kUnits * 2>;
     using ColumnSums = Values<T, kFragments * 2>;
-
-    // What a block works on.
-    struct Place {
-        int64_t k;
-        int left, right;  // tiles
-        int row_chunk, first_unit, last_unit;
-        Range blocks;
-    };
 
     static FFRL_INLINE Place place_of(const Params& p, const Index3& index) {
         Place at;
@@ -160,32 +165,45 @@ struct GramBackward {
 
     static FFRL_INLINE void run(const Block<kThreads>& block, const Params& p, Shared& shared) {
         const CubicOperands<T>& op = p.op;
-        const Place at = place_of(p, block.index());
+        const Place& at = shared.place;
+        block.region([&](int thread) {
+            if (thread == 0) shared.place = place_of(p, block.index());
+        });
         Private<ThreadSums, kThreads> sums;
         Private<RowSums, kThreads> row_sums;
         Private<ColumnSums, kThreads> column_sums;
         block.region_without_barrier([&](int thread) {
-            for (int i = 0; i < kFragments * 4; ++i) shared.gram[i][thread] = 0;
+            const int lane = thread % kWarp, h1 = op.hidden1;
+            FFRL_UNROLL_BY(1)
+            for (int i = 0; i < kFragments * 4; ++i) {
+                shared.v_gram[i][thread] = 0;
+                if (Tile::unit_of(thread) != 0) continue;
+                const int row = at.left * kTile + Tile::row_of(thread) + fragment_row(lane, i / 2 % 2);
+                const int column = at.right * kTile + i / 4 * kFragmentColumns + M::sum_column(lane, i % 2);
+                shared.gram[i][thread] =
+                    row < h1 && column < h1 ? op.gram[(at.k * h1 + row) * h1 + column] : T(0);
+            }
         });
         for (int unit = at.first_unit; unit < at.last_unit; unit += Tile::kGroup) {
             clear_sums(block, sums);
+            block.region([](int) {});  // nobody reads the weights of the last group any more
+            block.region_without_barrier([&](int thread) { fetch_weights(op, at, thread, unit, shared); });
             sum_over_blocks(block, op, shared, at, unit, sums);
-            block.region_without_barrier([&](int thread) {
-                consume(p, at, thread, unit + Tile::unit_of(thread), shared, sums(thread), row_sums(thread));
-            });
+            block.region([](int) { wait_for_batches<0>(); });
+            block.region_without_barrier(
+                [&](int thread) { consume(thread, shared, sums(thread), row_sums(thread)); });
             sum_over_columns(block, row_sums);
-            block.region_without_barrier([&](int thread) {
-                store_row_sums(p, at, thread, unit + Tile::unit_of(thread), row_sums(thread));
-            });
+            block.region_without_barrier(
+                [&](int thread) { store_row_sums(p, at, thread, unit, row_sums(thread)); });
             if (at.left == at.right) continue;  // the whole tile was seen
             FFRL_UNROLL
             for (int u = 0; u < kUnits; ++u) {
                 block.region_without_barrier([&](int thread) {
-                    sum_columns(op, at, thread, unit + Tile::unit_of(thread) + u, sums(thread).of[u],
-                                column_sums(thread));
+                    sum_columns(thread, u, shared, sums(thread).of[u], column_sums(thread));
                 });
                 sum_over_rows(block, column_sums);
                 block.region_without_barrier([&](int thread) {
+                    thread = computed_here(thread);
                     const int lane = thread % kWarp;
                     if (lane >= 4) return;
                     T* out =
@@ -198,7 +216,8 @@ struct GramBackward {
             }
             block.region([](int) {});
             block.region_without_barrier([&](int thread) {
-                for (int i = thread; i < Tile::kGroup * kTile; i += kThreads) {
+                FFRL_UNROLL_BY(1)
+                for (int i = computed_here(thread); i < Tile::kGroup * kTile; i += kThreads) {
                     const int j = unit + i / kTile, column = at.right * kTile + i % kTile;
                     T sum = shared.column_sums[0][i / kTile][i % kTile];
                     FFRL_UNROLL
@@ -208,10 +227,23 @@ struct GramBackward {
                         weight2_part(p, at, at.left, j)[column] = 2 * sum;
                 }
             });
-            // The barriers of the next group's first step stand before anybody writes column sums again.
         }
         block.region([](int) {});
         block.region_without_barrier([&](int thread) { store_gram(p, at, thread, shared); });
+    }
+
+    static FFRL_INLINE void fetch_weights(const CubicOperands<T>& op, const Place& at, int thread, int unit,
+                                          Shared& shared) {
+        thread = computed_here(thread);
+        const int h1 = op.hidden1;
+        const auto fetch = [&](T* to, int tile) {
+            const T* from = op.weight2 + (at.k * op.hidden2 + unit) * h1 + tile * kTile;
+            stage<kThreads, 16>(thread, to, kTile, Tile::kGroup, kTile,
+                                matrix(from, h1, at.last_unit - unit, h1 - tile * kTile));
+        };
+        fetch(&shared.left_weight[0][0], at.left);
+        fetch(&shared.right_weight[0][0], at.right);
+        end_batch();
     }
 
     // T_j of a group of units: the contraction over the rows.
@@ -220,22 +252,26 @@ struct GramBackward {
                                             Private<ThreadSums, kThreads>& sums) {
         const int h1 = op.hidden1;
         pipeline(
-            block, at.blocks.last - at.blocks.first,
+            block, (at.blocks.last - at.blocks.first) * (kRows / Tile::kDepth),
             [&](int thread, int step, int half) {
-                const int64_t slot = static_cast<int64_t>(at.blocks.first + step) * kRows, slots = op.slots();
-                const auto columns = [&](int tile) {
-                    return matrix(op.d1 + slot * h1 + tile * kTile, h1, kRows, h1 - tile * kTile);
+                thread = computed_here(thread);
+                const int64_t slot =
+                    static_cast<int64_t>(at.blocks.first) * kRows + static_cast<int64_t>(step) * Tile::kDepth;
+                const int64_t slots = op.slots();
+                const auto fetch = [&](T* to, int tile) {
+                    stage<kThreads, 16>(
+                        thread, to, Tile::kStride, Tile::kDepth, kTile,
+                        matrix(op.d1 + slot * h1 + tile * kTile, h1, Tile::kDepth, h1 - tile * kTile));
                 };
-                stage<kThreads, 16>(thread, &shared.left[half][0][0], Tile::kStride, kRows, kTile,
-                                    columns(at.left));
-                stage<kThreads, 16>(thread, &shared.right[half][0][0], Tile::kStride, kRows, kTile,
-                                    columns(at.right));
-                stage<kThreads, 16>(thread, &shared.factor[half][0][0], kRows, Tile::kGroup, kRows,
-                                    matrix(op.c + unit * slots + slot, slots, at.last_unit - unit, kRows));
+                fetch(&shared.left[half][0][0], at.left);
+                fetch(&shared.right[half][0][0], at.right);
+                stage<kThreads, 16>(
+                    thread, &shared.factor[half][0][0], Tile::kDepth, Tile::kGroup, Tile::kDepth,
+                    matrix(op.c + unit * slots + slot, slots, at.last_unit - unit, Tile::kDepth));
             },
             [&](int, int half) {
                 FFRL_UNROLL_BY(1)
-                for (int depth = 0; depth < kRows; depth += M::kDepth)
+                for (int depth = 0; depth < Tile::kDepth; depth += M::kDepth)
                     multiply_step<M>(
                         block, sums,
                         [&](int thread, int u) {
@@ -256,12 +292,6 @@ struct GramBackward {
             });
     }
 
-    static FFRL_INLINE T weight_at(const CubicOperands<T>& op, const Place& at, int unit, int column) {
-        return unit < at.last_unit && column < op.hidden1
-                   ? op.weight2[(at.k * op.hidden2 + unit) * op.hidden1 + column]
-                   : T(0);
-    }
-
     static FFRL_INLINE T* weight2_part(const Params& p, const Place& at, int tile, int unit) {
         const CubicOperands<T>& op = p.op;
         const int64_t part = (static_cast<int64_t>(at.row_chunk) * p.tiles + tile) * op.potentials + at.k;
@@ -269,43 +299,35 @@ struct GramBackward {
     }
 
     // Ḡ += T_j ∘ W2[j] W2[j]ᵀ; T_j becomes T_j ∘ G, whose rows times W2[j] are summed.
-    static FFRL_INLINE void consume(const Params& p, const Place& at, int thread, int unit, Shared& shared,
-                                    ThreadSums& sums, RowSums& row_sums) {
+    static FFRL_INLINE void consume(int thread, Shared& shared, ThreadSums& sums, RowSums& row_sums) {
         thread = computed_here(thread);
-        const CubicOperands<T>& op = p.op;
-        const int lane = thread % kWarp, h1 = op.hidden1;
-        const int first_row = at.left * kTile + Tile::row_of(thread);
+        const int lane = thread % kWarp, unit = Tile::unit_of(thread);
         T left[kUnits * 2];
         FFRL_UNROLL
         for (int i = 0; i < kUnits * 2; ++i) {
-            left[i] = weight_at(op, at, unit + i / 2, first_row + fragment_row(lane, i % 2));
+            left[i] = shared.left_weight[unit + i / 2][Tile::row_of(thread) + fragment_row(lane, i % 2)];
             row_sums.at[i] = 0;
         }
         FFRL_UNROLL
         for (int f = 0; f < kFragments; ++f) {
             FFRL_UNROLL
             for (int i = 0; i < 2; ++i) {
-                const int column = at.right * kTile + f * kFragmentColumns + M::sum_column(lane, i);
-                T gram[2], v_gram[2] = {0, 0};
-                FFRL_UNROLL
-                for (int half = 0; half < 2; ++half) {
-                    const int row = first_row + fragment_row(lane, half);
-                    gram[half] = row < h1 && column < h1 ? op.gram[(at.k * h1 + row) * h1 + column] : T(0);
-                }
+                T v_gram[2] = {0, 0};
                 FFRL_UNROLL
                 for (int u = 0; u < kUnits; ++u) {
-                    const T right = weight_at(op, at, unit + u, column);
+                    const T right =
+                        shared.right_weight[unit + u][f * kFragmentColumns + M::sum_column(lane, i)];
                     FFRL_UNROLL
                     for (int half = 0; half < 2; ++half) {
                         T& t = sums.of[u][f].at[half][i];
                         v_gram[half] = multiply_add(t, left[u * 2 + half] * right, v_gram[half]);
-                        t *= gram[half];
+                        t *= shared.gram[f * 4 + half * 2 + i][thread % (Tile::kRowWarps * kWarp)];
                         row_sums.at[u * 2 + half] = multiply_add(t, right, row_sums.at[u * 2 + half]);
                     }
                 }
                 FFRL_UNROLL
                 for (int half = 0; half < 2; ++half)
-                    shared.gram[f * 4 + half * 2 + i][thread] += v_gram[half];
+                    shared.v_gram[f * 4 + half * 2 + i][thread] += v_gram[half];
             }
         }
     }
@@ -313,8 +335,9 @@ struct GramBackward {
     // Of the four lanes that have these sums each stores those of one unit.
     static FFRL_INLINE void store_row_sums(const Params& p, const Place& at, int thread, int unit,
                                            const RowSums& row_sums) {
+        thread = computed_here(thread);
         const int lane = thread % kWarp, first_row = at.left * kTile + Tile::row_of(thread);
-        unit += lane % 4;
+        unit += Tile::unit_of(thread) + lane % 4;
         FFRL_UNROLL
         for (int half = 0; half < 2; ++half) {
             T sum = row_sums.at[half];
@@ -326,13 +349,13 @@ struct GramBackward {
     }
 
     // W2[j]ᵀ (T_j ∘ G) of a thread's two rows.
-    static FFRL_INLINE void sum_columns(const CubicOperands<T>& op, const Place& at, int thread, int unit,
+    static FFRL_INLINE void sum_columns(int thread, int u, const Shared& shared,
                                         const Sum<T> (&sums)[kFragments], ColumnSums& column_sums) {
-        const int lane = thread % kWarp, first_row = at.left * kTile + Tile::row_of(thread);
+        const int lane = thread % kWarp, unit = Tile::unit_of(thread) + u;
         T weight[2];
         FFRL_UNROLL
         for (int half = 0; half < 2; ++half)
-            weight[half] = weight_at(op, at, unit, first_row + fragment_row(lane, half));
+            weight[half] = shared.left_weight[unit][Tile::row_of(thread) + fragment_row(lane, half)];
         FFRL_UNROLL
         for (int i = 0; i < kFragments * 2; ++i)
             column_sums.at[i] =
@@ -341,6 +364,7 @@ struct GramBackward {
 
     // The warps that have different units add up in their order.
     static FFRL_INLINE void store_gram(const Params& p, const Place& at, int thread, const Shared& shared) {
+        thread = computed_here(thread);
         if (Tile::unit_of(thread) != 0) return;
         const int lane = thread % kWarp, h1 = p.op.hidden1;
         const int64_t part =
@@ -348,10 +372,10 @@ struct GramBackward {
         T* out = p.gram_parts + (part * p.op.potentials + at.k) * h1 * h1;
         FFRL_UNROLL
         for (int i = 0; i < kFragments * 4; ++i) {
-            T sum = shared.gram[i][thread];
+            T sum = shared.v_gram[i][thread];
             FFRL_UNROLL
             for (int warp = 1; warp < Tile::kUnitWarps; ++warp)
-                sum += shared.gram[i][thread + warp * Tile::kRowWarps * kWarp];
+                sum += shared.v_gram[i][thread + warp * Tile::kRowWarps * kWarp];
             const int row = at.left * kTile + Tile::row_of(thread) + fragment_row(lane, i / 2 % 2);
             const int column = at.right * kTile + i / 4 * kFragmentColumns + M::sum_column(lane, i % 2);
             if (row < h1 && column < h1) out[static_cast<int64_t>(row) * h1 + column] = sum;
