@@ -20,19 +20,19 @@ needs_triton = pytest.mark.skipif(
 )
 
 
-def on_device(inputs: Inputs) -> Inputs:
+def on_device(inputs: Inputs, device: torch.device = DEVICE) -> Inputs:
     """The same numbers where the kernels run, in the same layouts."""
-    if DEVICE.type == "cpu":
+    if device.type == "cpu":
         return inputs
 
     def moved(value: Tensor) -> Tensor:
-        stored = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=DEVICE)
-        return value.to(DEVICE) if 0 in value.stride() else stored.copy_(value)
+        stored = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=device)
+        return value.to(device) if 0 in value.stride() else stored.copy_(value)
 
-    pot = copy.deepcopy(inputs.pot).to(DEVICE)
+    pot = copy.deepcopy(inputs.pot).to(device)
     z = moved(inputs.z.detach())
     t = moved(inputs.t.detach()) if isinstance(inputs.t, Tensor) else inputs.t
     k = moved(inputs.k) if isinstance(inputs.k, Tensor) else inputs.k
-    cotangents = {name: value.to(DEVICE) for name, value in inputs.cotangents.items()}
+    cotangents = {name: value.to(device) for name, value in inputs.cotangents.items()}
     sources = track(inputs.case, pot, z, t)
     return replace(inputs, pot=pot, z=z, t=t, k=k, cotangents=cotangents, sources=sources)
