@@ -115,6 +115,10 @@ def machine(report: dict[str, Any]) -> Iterator[str]:
             f"{names[name]} {number(rate)} {'GB/s' if name == 'copy' else 'GFLOP/s'}" for name, rate in rates.items()
         ]
         yield f"- measured ceilings: {', '.join(cells)}"
+    if report.get("build"):
+        build = report["build"]
+        done = f"compiled for {build['architectures']} in {build['seconds']:.0f} s"
+        yield f"- CUDA kernels: {build['missing'] or done}"
     for line in report["missing"]:
         yield f"- missing: {line['what']}"
 

@@ -96,6 +96,7 @@ def merged(folder: Path, parts: Sequence[str]) -> Line:
         "parts": [part_result(folder, name) for name in parts],
         "facts": next(iter(of_kind(lines, "facts")), {}),
         "missing": of_kind(lines, "missing"),
+        "build": next(iter(of_kind(lines, "build")), None),
         "clocks": of_kind(lines, "clocks"),
         "ceilings": best,
         "ceilings_measured": ceilings,

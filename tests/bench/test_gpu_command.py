@@ -15,7 +15,7 @@ from bench.gpu.lines import read_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "bench" / "gpu.sh"
-PARTS = ("environment", "machine", "check", "tests", "op", "rollout", "training")
+PARTS = ("environment", "build", "machine", "check", "tests", "op", "rollout", "training")
 
 
 def command(*words: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -40,7 +40,8 @@ def clean_copy(tmp_path: Path) -> Path:
 
 
 def test_the_package_is_imported_from_a_clean_copy(clean_copy: Path, tmp_path: Path):
-    (clean_copy / "ffrl" / "_C_missing.txt").write_text("as a build leaves it")
+    for name in ("_C_missing.txt", "_C_cuda_missing.txt", "_C_cuda.abi3.so"):
+        (clean_copy / "ffrl" / name).write_text("as a build leaves it")
     tree = tmp_path / "tree"
     linked = command("bash", clean_copy / "bench" / "gpu" / "link_tree.sh", clean_copy, tree, cwd=tmp_path)
     assert linked.returncode == 0, linked.stderr
@@ -54,7 +55,7 @@ def test_the_package_is_imported_from_a_clean_copy(clean_copy: Path, tmp_path: P
     found = command(sys.executable, "-S", "-c", program, cwd=tree, PYTHONPATH=str(tree))
     names = ("ffrl/__init__.py", "ffrl/errors.py", "kernels/__init__.py", "bench/gpu/report.py")
     assert found.stdout.splitlines() == [str((clean_copy / name).resolve()) for name in names], found.stderr
-    assert not (tree / "ffrl" / "_C_missing.txt").exists()
+    assert not list((tree / "ffrl").glob("_C*"))
     assert not (clean_copy / "ffrl" / "kernels").exists()
 
 
@@ -62,9 +63,9 @@ def test_without_a_gpu_it_says_so_and_reports(tmp_path: Path):
     done = command("bash", SCRIPT, "out", cwd=tmp_path)
     assert done.returncode == 1
     assert "missing: a CUDA GPU that PyTorch can use" in done.stderr
-    assert "not run: machine, check, tests, op, rollout, training" in done.stderr
+    assert "not run: build, machine, check, tests, op, rollout, training" in done.stderr
     found = json.loads((tmp_path / "out" / "gpu.json").read_text())
-    assert [part["status"] for part in found["parts"]] == ["failed", *["not run"] * 6]
+    assert [part["status"] for part in found["parts"]] == ["failed", *["not run"] * 7]
     assert "torch" in found["facts"] and "missing: a CUDA GPU" in (tmp_path / "out" / "gpu.md").read_text()
 
 

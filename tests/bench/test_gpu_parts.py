@@ -12,7 +12,7 @@ import torch
 
 from bench import closed_form
 from bench.cases import CASES
-from bench.gpu import ceilings, check, check_case, environment, measure, stopwatch, training
+from bench.gpu import build, ceilings, check, check_case, environment, measure, stopwatch, training
 from bench.gpu.benchmark import BOTH, FORWARD, TF32_TOLERANCE, Contender
 from bench.gpu.lines import Lines, read_lines
 from bench.gpu.parity import worst_error
@@ -136,6 +136,28 @@ def test_machine_part(tmp_path: Path):
     assert all(line["value"] > 0 for line in lines)
     assert lines[3]["value"] == pytest.approx(2 * lines[3]["size"] ** 3 / lines[3]["ms"]["median"] / 1e6)
     assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_build_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The record says why there are no kernels, also where the build is demanded and breaks off."""
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.setenv(name, str(tmp_path / "nothing"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "")
+    record = tmp_path / "ffrl" / "_C_cuda_missing.txt"
+    options = ["--objects", str(tmp_path / "objects"), "--into", str(record.parent)]
+    code, (line,) = run(build, tmp_path, *options, "--device", "cpu")
+    assert code == 0 and line["missing"] == record.read_text().strip() and line["architectures"] is None
+    assert line["missing"].startswith("the CUDA extension was not built when ffrl was installed: ")
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    with pytest.raises(SystemExit, match="FFRL_CUDA=1, but "):
+        run(build, tmp_path, *options, "--device", "cuda")
+    assert record.read_text().strip() == build.UNFINISHED
+    assert build.os.environ["TORCH_CUDA_ARCH_LIST"] == build.own_architecture() == "9.0a"
+    for capability, name in {(8, 6): "8.6", (10, 0): "10.0"}.items():
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, found=capability: found)
+        assert build.own_architecture() == name
 
 
 def test_environment_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -38,6 +38,7 @@ def out(tmp_path: Path) -> Path:
     parts = tmp_path / "parts"
     lines = {name: Lines(parts / f"{name}.jsonl") for name in PARTS}
     lines["environment"].write("facts", python="3.12", torch="2.11.0", triton="3.6.0", cuda="13.0", nvcc=None, gpu=GPU)
+    lines["environment"].write("build", seconds=41.2, architectures="9.0a", missing=None)
     lines["environment"].write("missing", what="nvcc, the CUDA compiler", essential=False)
     for size, rate in ((4096, 300e3), (8192, 400e3)):
         lines["machine"].write("ceiling", name="tf32", size=size, value=rate, unit="GFLOP/s", ms={})
@@ -107,6 +108,7 @@ def test_markdown(out: Path):
     ]
     assert "`bash bench/gpu.sh here`" in text and "- missing: nvcc, the CUDA compiler" in text
     assert "- GPU: A GPU, compute capability 9.0, 80 GB" in text
+    assert "- CUDA kernels: compiled for 9.0a in 41 s" in text
     assert "TF32 products 4e+05 GFLOP/s" in text and "copy (read + write) 2500 GB/s" in text
     assert "- training: timed out (exit status 124), 60 s of at most 60 s" in text and "      what went wrong" in text
     assert "- triton tf32: crashed, no answer for 90 s (paper324-n128)" in text
