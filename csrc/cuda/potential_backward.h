@@ -33,8 +33,8 @@ struct BackwardWorkspace {
 
     // s: that of the call
     BackwardWorkspace(Arena& arena, const PotentialShape& s, bool mixed, bool needs_features,
-                      bool needs_weights)
-        : rows(arena, s, mixed), sort(take_sort(arena, mixed || needs_features ? s.rows : 0)) {
+                      bool needs_weights, int64_t steps = 1)
+        : rows(arena, s, mixed, steps), sort(take_sort(arena, mixed || needs_features ? s.rows : 0)) {
         const RowPlan& plan = rows.plan;
         const int64_t slots = static_cast<int64_t>(plan.blocks) * kRows;
         const bool gram_form = s.form == LaplacianForm::gram,
@@ -112,10 +112,12 @@ PotentialGradients<T> zero_weights(Launcher& launch, PotentialGradients<T> v, co
     return v;
 }
 
-template <class T, class Launcher>
+// make_plan(workspace, inputs, rows) launches what fills the plan; `steps` is that of PlanMemory.
+template <class T, class Launcher, class MakePlan>
 void launch_backward(Launcher& launch, const PotentialShape& shape, const PotentialInputs<T>& inputs,
                      const T* kept, const PotentialCotangents<T>& cotangents,
-                     const PotentialGradients<T>& gradients, void* workspace, Precision precision) {
+                     const PotentialGradients<T>& gradients, void* workspace, Precision precision,
+                     int64_t steps, MakePlan make_plan) {
     const bool mixed = inputs.k != nullptr, table = inputs.feature_row != nullptr;
     const bool needs_features = gradients.v_tau != nullptr, needs_weights = gradients.v_weight1 != nullptr;
     const auto zero_features = [&](T* v) {
@@ -133,10 +135,10 @@ void launch_backward(Launcher& launch, const PotentialShape& shape, const Potent
     PotentialGradients<T> v = gradients;
     if (needs_weights && !mixed && shape.potentials > 1) v = zero_weights(launch, v, shape, inputs.k_all);
     Arena arena(workspace);
-    const BackwardWorkspace<T> w(arena, s, mixed, needs_features, needs_weights);
+    const BackwardWorkspace<T> w(arena, s, mixed, needs_features, needs_weights, steps);
     const RowPlan& plan = w.rows.plan;
     const int rows = static_cast<int>(s.rows);
-    launch_row_plan(launch, plan, in.k, rows, w.sort, w.rows.first_row);
+    make_plan(w, in, rows);
 
     const LaplacianForm form = cotangents.v_lap_u != nullptr ? s.form : LaplacianForm::none;
     const bool shared = shares_features(s, table);
@@ -225,6 +227,16 @@ void launch_backward(Launcher& launch, const PotentialShape& shape, const Potent
                              params.block_sum.width(), params.size.hidden1, params.size.latent, v.v_weight1});
     for_each(launch, FinishWeight<T>{w.weight2_sum.count(), w.weight2_sum.chunks, cubic_part, w.weight2_parts,
                                      nullptr, nullptr, 0, 1, 1, v.v_weight2});
+}
+
+template <class T, class Launcher>
+void launch_backward(Launcher& launch, const PotentialShape& shape, const PotentialInputs<T>& inputs,
+                     const T* kept, const PotentialCotangents<T>& cotangents,
+                     const PotentialGradients<T>& gradients, void* workspace, Precision precision) {
+    launch_backward(launch, shape, inputs, kept, cotangents, gradients, workspace, precision, 1,
+                    [&](const BackwardWorkspace<T>& w, const PotentialInputs<T>& in, int rows) {
+                        launch_row_plan(launch, w.rows.plan, in.k, rows, w.sort, w.rows.first_row);
+                    });
 }
 
 }  // namespace ffrl::cuda

@@ -53,9 +53,12 @@ struct PlanMemory {
     RowPlan plan;
     int* first_row;
 
-    PlanMemory(Arena& arena, const PotentialShape& s, bool mixed) {
+    // Of `steps` equal parts of the rows, which have one plan: each of its blocks is there so many times.
+    PlanMemory(Arena& arena, const PotentialShape& s, bool mixed, int64_t steps = 1) {
+        PotentialShape part = s;
+        part.rows /= steps;
         plan.potentials = static_cast<int>(s.potentials);
-        plan.blocks = static_cast<int>(max_blocks(s, mixed));
+        plan.blocks = static_cast<int>(max_blocks(part, mixed) * steps);
         plan.slot_row = arena.take<int64_t>(static_cast<int64_t>(plan.blocks) * kRows);
         plan.block_k = arena.take<int>(plan.blocks);
         plan.first_block = arena.take<int>(s.potentials + 1);
