@@ -70,6 +70,7 @@ struct RowsBackward {
     };
 
     FFRL_INLINE static void run(const Block<kThreads>& block, const Params& p, Shared& shared) {
+        static_assert(sizeof(Shared) <= kSmallSharedMemory);
         const CallSizes& s = p.size;
         const int index = block.index().x;
         const int64_t k = p.block_k[index], first_slot = static_cast<int64_t>(index) * kRows;
@@ -182,6 +183,7 @@ struct Hidden1Backward {
     };
 
     FFRL_INLINE static void run(const Block<kThreads>& block, const Params& p, Shared& shared) {
+        static_assert(sizeof(Shared) <= kSmallSharedMemory);
         const CallSizes& s = p.size;
         const int index = block.index().x, first = block.index().y * kTileColumns;
         const int64_t k = p.block_k[index], first_slot = static_cast<int64_t>(index) * kRows;
@@ -235,6 +237,7 @@ struct Hidden2Backward {
     };
 
     FFRL_INLINE static void run(const Block<kThreads>& block, const Params& p, Shared& shared) {
+        static_assert(sizeof(Shared) <= kSmallSharedMemory);
         const CallSizes& s = p.size;
         const int index = block.index().x, first = block.index().y * kTileColumns;
         const int64_t k = p.block_k[index], first_slot = static_cast<int64_t>(index) * kRows;
@@ -333,6 +336,7 @@ struct SumsBackward {
     }
 
     FFRL_INLINE static void run(const Block<kThreads>& block, const Params& p, Shared& shared) {
+        static_assert(sizeof(Shared) <= kSmallSharedMemory);
         const CallSizes& s = p.size;
         const int index = block.index().x, first = block.index().y * kTileColumns;
         const int64_t k = p.block_k[index], first_slot = static_cast<int64_t>(index) * kRows;
@@ -385,6 +389,7 @@ struct ZBackward {
     };
 
     FFRL_INLINE static void run(const Block<kThreads>& block, const Params& p, Shared& shared) {
+        static_assert(sizeof(Shared) <= kSmallSharedMemory);
         const CallSizes& s = p.size;
         const int index = block.index().x, first = block.index().y * kTileColumns;
         const T* weight1 = p.in.weight1 + static_cast<int64_t>(p.block_k[index]) * s.hidden1 * s.latent;

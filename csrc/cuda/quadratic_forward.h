@@ -43,6 +43,7 @@ struct Hidden1Forward {
     };
 
     FFRL_INLINE static void run(const Block<kThreads>& block, const Params& p, Shared& shared) {
+        static_assert(sizeof(Shared) <= kSmallSharedMemory);
         const CallSizes& s = p.size;
         const int index = block.index().x, first = block.index().y * kTileColumns;
         const int64_t k = p.block_k[index];
@@ -103,6 +104,7 @@ struct Hidden2Forward {
     };
 
     FFRL_INLINE static void run(const Block<kThreads>& block, const Params& p, Shared& shared) {
+        static_assert(sizeof(Shared) <= kSmallSharedMemory);
         const CallSizes& s = p.size;
         const int index = block.index().x, first = block.index().y * kTileColumns;
         const int64_t k = p.block_k[index];
@@ -175,6 +177,7 @@ struct QForward {
     };
 
     FFRL_INLINE static void run(const Block<kThreads>& block, const Params& p, Shared& shared) {
+        static_assert(sizeof(Shared) <= kSmallSharedMemory);
         const CallSizes& s = p.size;
         const int index = block.index().x, first = block.index().y * kTileColumns;
         const int64_t k = p.block_k[index];
@@ -209,6 +212,7 @@ struct VForward {
     };
 
     FFRL_INLINE static void run(const Block<kThreads>& block, const Params& p, Shared& shared) {
+        static_assert(sizeof(Shared) <= kSmallSharedMemory);
         const CallSizes& s = p.size;
         const int index = block.index().x, first = block.index().y * kTileColumns;
         const T* weight1 = p.in.weight1 + static_cast<int64_t>(p.block_k[index]) * s.hidden1 * s.latent;
@@ -243,6 +247,7 @@ struct RowsForward {
     };
 
     FFRL_INLINE static void run(const Block<kThreads>& block, const Params& p, Shared& shared) {
+        static_assert(sizeof(Shared) <= kSmallSharedMemory);
         const CallSizes& s = p.size;
         const int index = block.index().x;
         const int64_t k = p.block_k[index], first_slot = static_cast<int64_t>(index) * kRows;

@@ -1,6 +1,7 @@
 // Sizes of a call as its kernels take them, and what a slot keeps.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "cuda/product.h"
@@ -37,6 +38,8 @@ inline CallSizes sizes_of(const PotentialShape& s, int blocks) {
             s.d2u_dt2,
             s.form};
 }
+
+constexpr size_t kSmallSharedMemory = 99 * 1024;  // of a block, on chips that have less of it than others
 
 // The rows of one block, and the time feature row of each. Padding: -1.
 struct BlockRows {

@@ -104,6 +104,7 @@ struct Weight1Gradient {
     using Shared = WeightShared<Product>;
 
     FFRL_INLINE static void run(const Block<kThreads>& block, const Params& params, Shared& shared) {
+        static_assert(sizeof(Shared) <= kSmallSharedMemory);
         const BackwardParams<T>& p = params.backward;
         const CallSizes& s = p.size;
         const WeightTile tile = weight_tile(params.sum, p.first_block, block.index().x);
@@ -135,6 +136,7 @@ struct Weight2Gradient {
     using Shared = WeightShared<Product>;
 
     FFRL_INLINE static void run(const Block<kThreads>& block, const Params& params, Shared& shared) {
+        static_assert(sizeof(Shared) <= kSmallSharedMemory);
         const BackwardParams<T>& p = params.backward;
         const CallSizes& s = p.size;
         const WeightTile tile = weight_tile(params.sum, p.first_block, block.index().x);

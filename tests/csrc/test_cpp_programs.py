@@ -39,6 +39,13 @@ LARGE = {
     | {f"{name}_{scalar}": fewest for name, fewest in SECTIONS.items() for scalar in ("float", "double")},
     "time_features_test": {"float": 260_000, "double": 260_000},
 }
+# Of kernels for the GPU, whose threads are emulated.
+SECTIONS = {"sizes": 240_000, "combinations": 100_000, "orders": 1_700, "saturation": 38_000}
+SECTIONS |= {"batches": 17_000, "padding": 58_000, "nothing": 550}
+EMULATED = {
+    "cuda_potential_test": {"plans": 350, "traps": 300}
+    | {f"{name}_{scalar}": fewest for name, fewest in SECTIONS.items() for scalar in ("float", "double")},
+}
 
 
 def check(found: dict[str, int], expected: dict[str, int]) -> None:
@@ -103,6 +110,18 @@ def test_program(builder: Builder, name: str):
 @pytest.mark.parametrize("name", SMALL)
 def test_program_under_the_sanitizers(builder: Builder, memory_flags: tuple[str, ...], name: str):
     check(counts(run(builder.small(name, "-O0", *memory_flags))), SMALL[name])
+
+
+@pytest.mark.parametrize("name", EMULATED)
+def test_emulated_kernels(builder: Builder, name: str):
+    check(counts(run(builder.small(name, "-O2"))), EMULATED[name])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", EMULATED)
+def test_emulated_kernels_under_the_sanitizers(builder: Builder, memory_flags: tuple[str, ...], name: str):
+    check(counts(run(builder.small(name, "-O1", *memory_flags))), EMULATED[name])
 
 
 @pytest.mark.parametrize("fault", ["read_behind", "read_before", "write_behind", "overflow", "misaligned", "leak"])
