@@ -96,7 +96,9 @@ def jacobian_cotangent(
         b_weight = tl.load(p_weight2 + o_j[None, :] * H1 + o_h[:, None], mask=m_h[:, None] & m_j, other=0.0)
         b_jacobian = tl.dot(b_x, b_weight, b_jacobian, input_precision=PRECISION)
     p_v_ell_c += i_tile.to(tl.int64) * COLUMNS * SLOTS + o_first
-    b_factor = tl.load(p_v_ell_c + tl.arange(0, COLUMNS) * SLOTS + o_r[:, None], mask=m_j[None, :], other=0.0)
+    b_factor = tl.load(
+        p_v_ell_c + tl.arange(0, COLUMNS).to(tl.int64) * SLOTS + o_r[:, None], mask=m_j[None, :], other=0.0
+    )
     p_v_jacobian += (i_dim.to(tl.int64) * SLOTS + o_first) * H2
     tl.store(p_v_jacobian + o_r[:, None] * H2 + o_j, 2.0 * b_factor * b_jacobian, mask=m_j[None, :])
 

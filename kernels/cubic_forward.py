@@ -112,4 +112,4 @@ def jacobian_forward(
             b_jacobian = tl.dot(b_x, b_weight, b_jacobian, input_precision=PRECISION)
         b_s += b_jacobian * b_jacobian
     p_squares += i_tile.to(tl.int64) * COLUMNS * SLOTS + o_first
-    tl.store(p_squares + tl.arange(0, COLUMNS) * SLOTS + o_r[:, None], b_s, mask=m_j[None, :])
+    tl.store(p_squares + tl.arange(0, COLUMNS).to(tl.int64) * SLOTS + o_r[:, None], b_s, mask=m_j[None, :])

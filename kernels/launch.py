@@ -34,8 +34,9 @@ def chunks_of_sum(programs: int, steps: int, most: int) -> int:
 
 
 def padded(rows: Tensor) -> Tensor:
-    """(..., n) with zeros behind the last column, to a multiple of ALIGNED columns."""
-    return torch.nn.functional.pad(rows, (0, -rows.shape[-1] % ALIGNED))
+    """(..., n) with zeros behind the last column, to a multiple of ALIGNED columns; where it is one, itself."""
+    missing = -rows.shape[-1] % ALIGNED
+    return torch.nn.functional.pad(rows, (0, missing)) if missing else rows
 
 
 class Call(NamedTuple):
@@ -149,7 +150,7 @@ def check_operands(call: Call, operands: Operands, kept: Tensor | None = None) -
     The Python function has checked, and named, what a user can get wrong; this is for those who call the operators.
     """
     potentials, features, hidden1, hidden2 = call.potentials, call.features, call.hidden1, call.hidden2
-    if call.capability is not None and potentials > MAX_GRID:
+    if call.capability is not None and call.mixed and potentials > MAX_GRID:
         raise RuntimeError(f"ffrl: {potentials} potentials, but the grid of a launch has at most {MAX_GRID} on a GPU")
     shapes = {
         "z": (call.rows, call.latent),

@@ -102,7 +102,7 @@ def rows_backward(
             b_h2 = tl.load(p_slot[:, None] + 2 * H1 + o_j, mask=m_row[:, None] & m_j, other=0.0)
             _, b_c = unit2(b_h2, tl.load(p_weight3 + o_j, mask=m_j, other=0.0))
             p_out = p_v_ell_c + tl.cast(j, tl.int64) * SLOTS + o_first
-            o_out = tl.arange(0, DEPTH) * SLOTS + o_r[:, None]
+            o_out = tl.arange(0, DEPTH).to(tl.int64) * SLOTS + o_r[:, None]
             tl.store(p_out + o_out, b_v_ell[:, None] * b_c, mask=m_j[None, :])
 
 

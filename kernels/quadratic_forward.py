@@ -82,7 +82,7 @@ def hidden2_forward(
     b_p, b_c = unit2(b_h2, b_weight3)
     tl.store(p_kept + o_r[:, None] * WIDTH + 2 * H1 + o_j, b_h2, mask=m_j[None, :])
     p_c += i_tile.to(tl.int64) * COLUMNS * SLOTS + o_first
-    tl.store(p_c + tl.arange(0, COLUMNS) * SLOTS + o_r[:, None], b_c, mask=m_j[None, :])
+    tl.store(p_c + tl.arange(0, COLUMNS).to(tl.int64) * SLOTS + o_r[:, None], b_c, mask=m_j[None, :])
     o_part = i_tile.to(tl.int64) * SLOTS + o_slot
     tl.store(p_parts + o_part, tl.sum(b_h2 * b_weight3, 1))
     tl.store(p_parts + num_tiles * SLOTS + o_part, tl.sum(b_p * b_omega, 1))
@@ -177,7 +177,7 @@ def rows_forward(
             o_j = j + tl.arange(0, DEPTH)
             m_j = (o_j < H2)[None, :]
             o_unit = tl.cast(j, tl.int64) * SLOTS + o_first
-            o_in = tl.arange(0, DEPTH) * SLOTS + o_r[:, None]
+            o_in = tl.arange(0, DEPTH).to(tl.int64) * SLOTS + o_r[:, None]
             b_s = tl.zeros((ROWS, DEPTH), tl.float32)
             for i in range(num_squares):
                 p_part = p_squares + tl.cast(i, tl.int64) * H2 * SLOTS + o_unit

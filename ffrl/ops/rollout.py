@@ -65,8 +65,8 @@ def flow_rollout(
     (torch.Size([5, 4, 4]), torch.Size([5, 3, 4]), torch.Size([5, 3]))
     """
     check_num_steps(num_steps)
-    if direction not in (1, -1):
-        raise ArgumentError("direction", direction, "1 or -1")
+    if not isinstance(direction, int) or isinstance(direction, bool) or direction not in (1, -1):
+        raise ArgumentError("direction", repr(direction), "1 or -1")
     check_precision(precision)
     fused = has_closed_form(pot)
     z0, _ = raised_precision(z0, 1.0)

@@ -157,6 +157,34 @@ def test_a_trajectory_with_laplacians_and_its_gradients():
         assert actual.dtype == torch.float32 and relative_error(actual.cpu(), expected) < 1e-5
 
 
+def test_operands_and_cotangents_of_any_layout():
+    """Strided states and indices, cotangents of a sum, which are expanded, and rows from an odd place in memory."""
+    case = FlowCase(20, 3, 9, 7, 3, 2, mixed=True)
+    results = []
+    for backend, dtype, device in (("analytic", torch.float64, torch.device("cpu")), ("triton", torch.float32, DEVICE)):
+        torch.manual_seed(3)
+        pot = potential(case, torch.float64).to(device, dtype)
+        start = torch.randn(3, 21, dtype=torch.float64).to(device, dtype).requires_grad_()
+        z0, k = start.T[1:], (torch.arange(40, device=device) % 3)[::2]
+        out = flow_rollout(pot, z0, k, 2, backend=backend)
+        total = out.z.sum() + out.du_dt.sum() + out.du_dz.permute(2, 0, 1).square().sum()
+        results.append([*out, *torch.autograd.grad(total, [start, *pot.parameters()], allow_unused=True)])
+    for expected, actual in zip(*results, strict=True):
+        assert (expected is None) == (actual is None)
+        assert actual is None or relative_error(actual.cpu(), expected) < 1e-5
+
+
+def test_the_bits_of_a_row_do_not_depend_on_where_it_stands_in_memory():
+    case = FlowCase(20, 5, 17, 9, 1, 2)
+    given = problem(case)
+    shifted = torch.empty(20 * 5 + 1)[1:].view(20, 5).copy_(given.z0)
+    assert shifted.data_ptr() % 16 and given.z0.data_ptr() % 16 == 0
+    pot = given.pot.to(DEVICE)
+    moved = shifted if DEVICE.type == "cpu" else torch.empty(101, device=DEVICE)[1:].view(20, 5).copy_(shifted)
+    one, other = (flow_rollout(pot, z0, 0, 2, backend="triton").z for z0 in (given.z0.to(DEVICE), moved))
+    assert torch.equal(one, other)
+
+
 def test_the_sequence_is_one_launch_each_way(monkeypatch: pytest.MonkeyPatch):
     from ffrl.kernels import flow_rollout as host
 

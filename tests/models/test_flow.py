@@ -249,7 +249,7 @@ def test_number_of_steps_out_of_range(num_steps: object):
         flow_rollout(potential(), z0, k, num_steps)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("direction", [0, 2, -0.5, None])
+@pytest.mark.parametrize("direction", [0, 2, -0.5, None, 1.0, True])
 def test_direction_out_of_range(direction: object):
     z0, k = rows_of(0)
     with pytest.raises(ArgumentError, match="direction"):
