@@ -144,6 +144,7 @@ class Variant(NamedTuple):
     tile: Tile
     precision: str | None
     smallest: bool = False
+    aligned: bool = False  # for sizes D, H1 and H2 that are multiples of 16, which loads are vectorised by
 
     @property
     def constants(self) -> Options:
@@ -158,18 +159,23 @@ def precisions_on(capability: int, precisions: tuple[str, ...]) -> tuple[str, ..
 
 
 def variants(
-    capability: int, kinds: Sequence[str] = (), classes: Sequence[str] = SHAPE_CLASSES, *, smallest: bool = False
+    capability: int,
+    kinds: Sequence[str] = (),
+    classes: Sequence[str] = SHAPE_CLASSES,
+    *,
+    smallest: bool = False,
+    aligned: bool = False,
 ) -> Iterator[Variant]:
     """The kernels of these kinds (default: every kernel) in every arithmetic, at the tiles of the shape classes."""
     for kernel in KERNELS:
         if (kinds and kernel.kind not in kinds) or (smallest and not kernel.smallest):
             continue
         if kernel.kind is None:
-            yield Variant(kernel, WITHOUT_PRODUCT, None, smallest)
+            yield Variant(kernel, WITHOUT_PRODUCT, None, smallest, aligned)
             continue
         for precision in precisions_on(capability, kernel.precisions):
             tiles = dict.fromkeys(tile_of(capability, precision, shapes, kernel.kind) for shapes in classes)
-            yield from (Variant(kernel, tile, precision, smallest) for tile in tiles)
+            yield from (Variant(kernel, tile, precision, smallest, aligned) for tile in tiles)
 
 
 def compile_variant(variant: Variant, capability: int) -> Any:
@@ -177,10 +183,11 @@ def compile_variant(variant: Variant, capability: int) -> Any:
     names = function.arg_names
     constant = {name: constants[name] for name in names if name.isupper() and name in constants}
     signature = {name: "constexpr" if name in constant else type_of(name) for name in names}
-    aligned = [i for i, name in enumerate(names) if signature[name][0] == "*" or name in ("STRIDE", "SLOTS")]
+    sizes = ("STRIDE", "SLOTS", *(("D", "H1", "H2") if variant.aligned else ()))
+    aligned = [i for i, name in enumerate(names) if signature[name][0] == "*" or name in sizes]
     divisible = {(i,): [["tt.divisibility", 16]] for i in aligned}
     source = ASTSource(fn=function, signature=signature, constexprs=constant, attrs=divisible)
-    options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
+    options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages, "enable_fp_fusion": True}
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
 
@@ -222,8 +229,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=(), help="of kernels; default all")
     parser.add_argument("--classes", nargs="+", choices=SHAPE_CLASSES, default=SHAPE_CLASSES, help="of shapes")
     parser.add_argument("--smallest", action="store_true", help="with the options with which a kernel needs least")
+    parser.add_argument("--aligned", action="store_true", help="for sizes that are multiples of 16")
     given = parser.parse_args(argv)
-    for variant in variants(given.capability, given.kinds, given.classes, smallest=given.smallest):
+    options = {"smallest": given.smallest, "aligned": given.aligned}
+    for variant in variants(given.capability, given.kinds, given.classes, **options):
         print(json.dumps(report(variant, given.capability)), flush=True)
 
 

@@ -66,7 +66,14 @@ Task = tuple[Entry, tuple[tuple[int, int], ...] | None, bool]  # of ``search``: 
 
 
 def compile_for(kernel: Kernel, tile: Tile, entry: Entry) -> Resources:
-    return resources(compile_variant(Variant(kernel, tile, entry.precision), entry.capability))
+    """The most for sizes that are multiples of 16, and others; the second is not looked at where the first spills."""
+    most = Resources(0, 0, 0, 0)
+    for aligned in (False, True):
+        variant = Variant(kernel, tile, entry.precision, aligned=aligned)
+        most = Resources(*map(max, most, resources(compile_variant(variant, entry.capability))))
+        if not most.fit(entry.capability):
+            break
+    return most
 
 
 def sizes(entry: Entry) -> list[tuple[int, int]]:

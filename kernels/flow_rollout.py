@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ffrl.kernels import launch
 from ffrl.kernels.launch import Call, Operands, check_operands, describe, on_device
 from ffrl.kernels.potential_backward import Backward, Cotangents
 from ffrl.kernels.potential_forward import plan_of
@@ -145,7 +146,4 @@ def feature_rows(k: Tensor | None, batch: int, num_steps: int, like: Tensor) -> 
 
 def tiled(tile: Tile) -> dict[str, int]:
     """Keyword arguments of a launch with that tile."""
-    return {
-        "ROWS": ROLLOUT_ROWS, "COLUMNS": tile.columns, "DEPTH": tile.depth,
-        "num_warps": tile.num_warps, "num_stages": tile.num_stages,
-    }  # fmt: skip
+    return {**launch.tiled(tile), "ROWS": ROLLOUT_ROWS}

@@ -190,4 +190,5 @@ def tiled(tile: Tile) -> dict[str, int]:
         "DEPTH": tile.depth,
         "num_warps": tile.num_warps,
         "num_stages": tile.num_stages,
+        "enable_fp_fusion": True,  # whatever Triton's default
     }

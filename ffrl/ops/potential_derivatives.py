@@ -65,8 +65,9 @@ def potential_derivatives(
         Laplacian, a second derivative through the result, and forward mode, raise DerivativeOrderError.
 
     Under torch.autocast the operation stays in the dtype of the potential's parameters: z and t of lower precision are
-    cast up, and nothing in it is cast down. ``torch.compile(fullgraph=True)`` takes the backend "cpp"; in it, and under
-    torch.func transforms, the range of a tensor k is left to the backend, which raises RuntimeError.
+    cast up, and nothing in it is cast down. ``torch.compile(fullgraph=True)`` takes the compiled backends. In it,
+    under torch.func transforms, and while a CUDA graph is captured, the range of a tensor k is left to the backend,
+    which raises RuntimeError on the CPU and fails an assertion of the device on a GPU.
 
     Raises:
         ArgumentError: wrong rank, dtype, device or range; the message names the argument.

@@ -19,22 +19,32 @@ ROOT = Path(__file__).resolve().parents[2]
 SHARED = {75: 65_536, 80: 166_912, 86: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}
 INSTRUCTIONS = {80: "mma.sync", 86: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma", 120: "mma.sync"}
 CUBIC_KINDS = ("gram_forward", "gram_backward", "jacobian", "jacobian_backward", "jacobian_weights")
+ROLLOUT_KINDS = ("rollout_forward", "rollout_backward")
 # Kernels with a quadratic product, in two arithmetics; with a cubic one, in three; with none; with options.
 NUM_QUADRATIC, NUM_CUBIC, NUM_WITHOUT, NUM_WITH_OPTIONS = 13, 6, 3, 13
 
 
 class Job(NamedTuple):
-    """A process that compiles kernels for both shape classes: every one, or the cubic ones, or those with options."""
+    """A process that compiles kernels for both shape classes: every one, the cubic ones, those with options, or the
+    cubic ones and the rollout for sizes that are multiples of 16."""
 
     capability: int
     kernels: str = "all"
 
     @property
     def options(self) -> list[str]:
-        return {"all": [], "cubic": ["--kinds", *CUBIC_KINDS], "smallest": ["--smallest"]}[self.kernels]
+        return {
+            "all": [],
+            "cubic": ["--kinds", *CUBIC_KINDS],
+            "smallest": ["--smallest"],
+            "aligned": ["--kinds", *CUBIC_KINDS, *ROLLOUT_KINDS, "--aligned"],
+        }[self.kernels]
 
 
-JOBS = [Job(100), Job(90), Job(80), Job(90, "smallest"), Job(120, "cubic"), Job(86, "cubic"), Job(75, "cubic")]
+JOBS = [
+    *(Job(100), Job(90), Job(80), Job(90, "smallest"), Job(120, "cubic"), Job(86, "cubic"), Job(75, "cubic")),
+    *(Job(100, "aligned"), Job(90, "aligned"), Job(80, "aligned")),
+]
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
@@ -80,7 +90,8 @@ def check_coverage(job: Job, lines: list[dict[str, Any]]) -> None:
     if job.kernels == "smallest":
         assert len({line["kernel"] for line in lines}) == NUM_WITH_OPTIONS
         return
-    quadratic, without = (NUM_QUADRATIC, NUM_WITHOUT) if job.kernels == "all" else (0, 0)
+    counts = {"all": (NUM_QUADRATIC, NUM_WITHOUT), "aligned": (len(ROLLOUT_KINDS), 0)}
+    quadratic, without = counts.get(job.kernels, (0, 0))
     numbers = {"ieee": NUM_CUBIC + quadratic}
     if job.capability >= 80:
         numbers |= {"tf32x3": NUM_CUBIC + quadratic, "tf32": NUM_CUBIC}
