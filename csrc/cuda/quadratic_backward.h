@@ -186,6 +186,7 @@ struct Hidden1Backward {
         static_assert(sizeof(Shared) <= kSmallSharedMemory);
         const CallSizes& s = p.size;
         const int index = block.index().x, first = block.index().y * kTileColumns;
+        if (!has_rows(p.slot_row, index)) return;
         const int64_t k = p.block_k[index], first_slot = static_cast<int64_t>(index) * kRows;
         const T* weight1 = p.in.weight1 + k * s.hidden1 * s.latent;
         const T* kept = of_block(p.kept, index, s.width);
@@ -240,6 +241,7 @@ struct Hidden2Backward {
         static_assert(sizeof(Shared) <= kSmallSharedMemory);
         const CallSizes& s = p.size;
         const int index = block.index().x, first = block.index().y * kTileColumns;
+        if (!has_rows(p.slot_row, index)) return;
         const int64_t k = p.block_k[index], first_slot = static_cast<int64_t>(index) * kRows;
         const T* weight2 = p.in.weight2 + k * s.hidden2 * s.hidden1;
         const T* weight3 = p.in.weight3 + k * s.hidden2;
@@ -248,18 +250,18 @@ struct Hidden2Backward {
         load_rows(block, shared.rows, p.in, s, p.slot_row);
         if (p.has_v || p.laplacian)
             multiply_weight2<Product>(
-                block, shared.steps, shared.result[0], s, weight2, first,
+                block, shared.steps, shared.result[0], s, weight2, first, s.hidden1,
                 [&](int row, int64_t h) { return v_q[static_cast<int64_t>(row) * s.hidden1 + h]; });
         else
             clear(block, shared.result[0]);
         if (p.time)
-            multiply_weight2<Product>(block, shared.steps, shared.result[1], s, weight2, first,
+            multiply_weight2<Product>(block, shared.steps, shared.result[1], s, weight2, first, s.hidden1,
                                       [&](int row, int64_t h) {
                                           return feature_number(p.in.dtau_dt, shared.rows, row, h, s.hidden1);
                                       });
         if (p.second)
             multiply_weight2<Product>(
-                block, shared.steps, shared.result[2], s, weight2, first, [&](int row, int64_t h) {
+                block, shared.steps, shared.result[2], s, weight2, first, s.hidden1, [&](int row, int64_t h) {
                     return feature_number(p.in.d2tau_dt2, shared.rows, row, h, s.hidden1);
                 });
         for_tile(block, [&](int row, int column) {
@@ -339,6 +341,7 @@ struct SumsBackward {
         static_assert(sizeof(Shared) <= kSmallSharedMemory);
         const CallSizes& s = p.size;
         const int index = block.index().x, first = block.index().y * kTileColumns;
+        if (!has_rows(p.slot_row, index)) return;
         const int64_t k = p.block_k[index], first_slot = static_cast<int64_t>(index) * kRows;
         const T* kept = of_block(p.kept, index, s.width);
         load_rows(block, shared.rows, p.slot_row);
@@ -392,6 +395,7 @@ struct ZBackward {
         static_assert(sizeof(Shared) <= kSmallSharedMemory);
         const CallSizes& s = p.size;
         const int index = block.index().x, first = block.index().y * kTileColumns;
+        if (!has_rows(p.slot_row, index)) return;
         const T* weight1 = p.in.weight1 + static_cast<int64_t>(p.block_k[index]) * s.hidden1 * s.latent;
         const T* v_a1 = of_block(p.v_a1, index, s.hidden1);
         load_rows(block, shared.rows, p.slot_row);

@@ -49,7 +49,8 @@ struct Hidden1Forward {
         const int64_t k = p.block_k[index];
         const T* weight1 = p.in.weight1 + k * s.hidden1 * s.latent;
         load_rows(block, shared.rows, p.slot_row);
-        multiply<Product>(block, shared.steps, shared.a1, s.latent, along_terms([&](int row, int64_t d) {
+        multiply<Product>(block, shared.steps, shared.a1, has_rows(p.slot_row, index) ? s.latent : 0,
+                          along_terms([&](int row, int64_t d) {
                               const int64_t n = shared.rows.row[row];
                               return n >= 0 ? p.in.z[n * s.latent + d] : T(0);
                           }),
@@ -70,7 +71,8 @@ struct Hidden1Forward {
     }
 };
 
-// The time features of a block's rows as left operands, and W2 as the right one, (H2, H1) times (H1,).
+// The time features of a block's rows as left operands, and W2 as the right one, (H2, H1) times (H1,), terms
+// = H1.
 template <class T>
 FFRL_INLINE T feature_number(const T* features, const BlockRows& rows, int row, int64_t h, int hidden1) {
     const int64_t feature = rows.feature[row];
@@ -80,10 +82,9 @@ FFRL_INLINE T feature_number(const T* features, const BlockRows& rows, int row, 
 template <class Product, class LeftValue>
 FFRL_INLINE void multiply_weight2(const Block<kProductThreads>& block, ProductSteps<Product>& steps,
                                   ResultTile<typename Product::T>& result, const CallSizes& s,
-                                  const typename Product::T* weight2, int first, LeftValue left) {
+                                  const typename Product::T* weight2, int first, int terms, LeftValue left) {
     using T = typename Product::T;
-    multiply<Product>(block, steps, result, s.hidden1, along_terms(left),
-                      along_terms([&](int column, int64_t h) {
+    multiply<Product>(block, steps, result, terms, along_terms(left), along_terms([&](int column, int64_t h) {
                           const int64_t j = first + column;
                           return j < s.hidden2 ? weight2[j * s.hidden1 + h] : T(0);
                       }));
@@ -111,19 +112,20 @@ struct Hidden2Forward {
         const T* weight2 = p.in.weight2 + k * s.hidden2 * s.hidden1;
         T* kept = of_block(p.kept, index, s.width);
         load_rows(block, shared.rows, p.in, s, p.slot_row);
+        const int terms = has_rows(p.slot_row, index) ? s.hidden1 : 0;
         multiply_weight2<Product>(
-            block, shared.steps, shared.result[0], s, weight2, first, [&](int row, int64_t h) {
+            block, shared.steps, shared.result[0], s, weight2, first, terms, [&](int row, int64_t h) {
                 return shared.rows.row[row] >= 0
                            ? kept[static_cast<int64_t>(row) * s.width + h] +
                                  feature_number(p.in.tau, shared.rows, row, h, s.hidden1)
                            : T(0);
             });
         multiply_weight2<Product>(
-            block, shared.steps, shared.result[1], s, weight2, first,
+            block, shared.steps, shared.result[1], s, weight2, first, terms,
             [&](int row, int64_t h) { return feature_number(p.in.dtau_dt, shared.rows, row, h, s.hidden1); });
         if (s.second)
             multiply_weight2<Product>(
-                block, shared.steps, shared.result[2], s, weight2, first, [&](int row, int64_t h) {
+                block, shared.steps, shared.result[2], s, weight2, first, terms, [&](int row, int64_t h) {
                     return feature_number(p.in.d2tau_dt2, shared.rows, row, h, s.hidden1);
                 });
         const T* bias2 = p.in.bias2 + k * s.hidden2;
@@ -185,7 +187,8 @@ struct QForward {
         const T* weight3 = p.in.weight3 + k * s.hidden2;
         T* kept = of_block(p.kept, index, s.width);
         multiply<Product>(
-            block, shared.steps, shared.q, s.hidden2, along_terms([&](int row, int64_t j) {
+            block, shared.steps, shared.q, has_rows(p.slot_row, index) ? s.hidden2 : 0,
+            along_terms([&](int row, int64_t j) {
                 return unit2(kept[static_cast<int64_t>(row) * s.width + s.h2() + j], weight3[j]).p;
             }),
             across_terms([&](int column, int64_t j) {
@@ -217,7 +220,8 @@ struct VForward {
         const int index = block.index().x, first = block.index().y * kTileColumns;
         const T* weight1 = p.in.weight1 + static_cast<int64_t>(p.block_k[index]) * s.hidden1 * s.latent;
         T* kept = of_block(p.kept, index, s.width);
-        multiply<Product>(block, shared.steps, shared.v, s.hidden1, along_terms([&](int row, int64_t h) {
+        multiply<Product>(block, shared.steps, shared.v, has_rows(p.slot_row, index) ? s.hidden1 : 0,
+                          along_terms([&](int row, int64_t h) {
                               const T* slot = kept + static_cast<int64_t>(row) * s.width;
                               return unit1(slot[h], slot[s.q() + h]).r;
                           }),

@@ -56,6 +56,11 @@ FFRL_INLINE int64_t feature_of(const PotentialInputs<T>& in, const CallSizes& s,
     return 0;
 }
 
+// Rows fill a block from its first slot on, and the last blocks of a plan may be without any.
+FFRL_INLINE bool has_rows(const int64_t* slot_row, int block) {
+    return slot_row[static_cast<int64_t>(block) * kRows] >= 0;
+}
+
 // Rows and features of the block, where a kernel needs both.
 template <class T, int kThreads>
 FFRL_INLINE void load_rows(const Block<kThreads>& block, BlockRows& rows, const PotentialInputs<T>& in,

@@ -125,11 +125,13 @@ void orders() {
     for (int layout = 0; layout < kLayoutCount; ++layout) {
         const Case<T> one({70, 3, 34, 5}, kLayouts[layout], {layout % 2 == 0, true}, 200);
         for (const LaplacianForm form : kForms) {
-            const CudaForward<T> call(one, form, true);
-            const CudaBackward<T> gradients(one, form, call);
+            const Precision precision = layout % 2 == 0 ? Precision::tf32x3 : Precision::ieee;
+            const Run first{Before::poison, ThreadOrder::forward, precision};
+            const CudaForward<T> call(one, form, true, first);
+            const CudaBackward<T> gradients(one, form, call, kAllCotangents, {}, first);
             for (const ThreadOrder order : kOrders) {
                 describe(one, form, "order " + std::to_string(static_cast<int>(order)));
-                const Run run{Before::poison, order, Precision::ieee};
+                const Run run{Before::poison, order, precision};
                 expect(call.same_bits(CudaForward<T>(one, form, true, run)),
                        "outputs do not depend on the order");
                 expect(gradients.same_bits(CudaBackward<T>(one, form, call, kAllCotangents, {}, run)),
@@ -207,13 +209,15 @@ void batches(bool full) {
         for (int64_t row = 0; row < count; ++row) reversed.push_back(count - 1 - row);
         for (const LaplacianForm form : kForms) {
             describe(one, form);
-            const CudaForward<T> call(one, form, true);
-            const CudaBackward<T> gradients(one, form, call, kAllCotangents, {true, false, false});
+            const Run run{Before::poison, ThreadOrder::forward,
+                          layout % 2 == 0 ? Precision::tf32x3 : Precision::ieee};
+            const CudaForward<T> call(one, form, true, run);
+            const CudaBackward<T> gradients(one, form, call, kAllCotangents, {true, false, false}, run);
             for (const std::vector<int64_t>& rows : {reversed, few, std::vector<int64_t>{17}}) {
                 const Case<T> part = some_rows(one, rows);
-                const CudaForward<T> part_call(part, form, true);
+                const CudaForward<T> part_call(part, form, true, run);
                 const CudaBackward<T> part_gradients(part, form, part_call, kAllCotangents,
-                                                     {true, false, false});
+                                                     {true, false, false}, run);
                 for (size_t at = 0; at < rows.size(); ++at) {
                     const auto row = static_cast<int64_t>(at);
                     for (int i = 0; i < kOutputs; ++i)
@@ -227,9 +231,9 @@ void batches(bool full) {
             const int64_t bad = 20;
             with_nan.inputs[kZ][bad * one.shape.latent] = std::numeric_limits<T>::quiet_NaN();
             with_nan.remember();
-            const CudaForward<T> nan_call(with_nan, form, true);
+            const CudaForward<T> nan_call(with_nan, form, true, run);
             const CudaBackward<T> nan_gradients(with_nan, form, nan_call, kAllCotangents,
-                                                {true, false, false});
+                                                {true, false, false}, run);
             expect(std::isnan(nan_call.outputs[kU][bad]), "NaN shows in its row");
             for (int64_t row = 0; row < count; ++row) {
                 if (row == bad) continue;
