@@ -30,8 +30,7 @@ FFRL_INLINE Range chunk_of_potential(const int* first_block, int64_t k, int chun
             static_cast<int>(first + count * (chunk + 1) / chunks)};
 }
 
-// -- Gram form
-// --------------------------------------------------------------------------------------------------------
+// -- Gram form --
 
 // What a block works on.
 struct GramBackwardPlace {
@@ -63,7 +62,7 @@ struct GramBackwardTile {
         T v_gram[kFragments * 4][kThreads];         // Ḡ, each thread its own
         T column_sums[kRowWarps][kGroup][kTile];
     };
-    static_assert(kMinBlocks * sizeof(Shared) <= kSharedMemory);
+    static_assert(sizeof(Shared) <= kSharedMemory && fits_into_shared_memory(sizeof(Shared), kMinBlocks));
 
     // Where a thread's warp stands.
     FFRL_INLINE static int row_of(int thread) { return thread / kWarp % kRowWarps * kFragmentRows; }
@@ -97,7 +96,7 @@ struct GramBackwardCut {
     int tile, tiles, pairs;        // of columns of d1; pairs of tiles, the left one not before the right one
     int unit_chunks, chunk_units;  // chunk_units is a multiple of the units of a group
     int row_chunks;
-    static constexpr int kBlocks = 1024;  // about as many as keep any chip busy
+    static constexpr int kBlocks = 2048, kFewBlocks = 512;  // for units; below so many rows are cut, too
 
     int64_t gram_parts() const { return static_cast<int64_t>(unit_chunks) * row_chunks; }
     int64_t weight2_parts() const { return static_cast<int64_t>(tiles) * row_chunks; }
@@ -118,8 +117,9 @@ GramBackwardCut gram_backward_cut(int blocks, int potentials, int hidden1, int h
     const int64_t wanted = divide_up(GramBackwardCut::kBlocks, static_cast<int64_t>(cut.pairs) * potentials);
     cut.chunk_units = static_cast<int>(divide_up(groups, at_most(wanted, groups)) * group);
     cut.unit_chunks = static_cast<int>(divide_up(hidden2, cut.chunk_units));
-    // Only where units do not suffice, and not below four blocks of rows each: every chunk has its epilogues.
-    const int64_t rest = divide_up(wanted, cut.unit_chunks);
+    // Not below four blocks of rows each: every chunk has its epilogues.
+    const int64_t rest = divide_up(GramBackwardCut::kFewBlocks,
+                                   static_cast<int64_t>(cut.pairs) * potentials * cut.unit_chunks);
     cut.row_chunks = static_cast<int>(at_most(at_most(rest, 16), divide_up(blocks, 4)));
     if (cut.row_chunks < 1) cut.row_chunks = 1;
     return cut;
@@ -402,8 +402,7 @@ struct AddSymmetricParts {
     }
 };
 
-// -- Jacobian form
-// ----------------------------------------------------------------------------------------------------
+// -- Jacobian form --
 
 // J̄ = 2 λ c ∘ J, the Jacobian formed again, of as many latent dimensions from `first` as a tile has units:
 // out (units, P, H2), zero beyond the last. Grid: blocks of rows, tiles of units of the second layer.
@@ -465,8 +464,11 @@ struct JacobianBackward {
     using Tile = JacobianBackwardTile<T>;
     static constexpr int kThreads = Tile::kThreads, kMinBlocks = Tile::kMinBlocks;
     static constexpr int kUnits = Tile::kUnits, kFragments = Tile::kFragments, kDepth = Tile::kDepth;
-    static constexpr int kLeftStride = kDepth + 8, kRightStride = Tile::kColumns + 4;
-    static_assert(reads_along_from_all_banks(kLeftStride) && reads_across_from_all_banks(kRightStride));
+    // In plain multiply-adds lanes share what they read along the depth; double is always so.
+    static constexpr bool kFloat = sizeof(T) == sizeof(float);
+    static constexpr int kLeftStride = kDepth + (kFloat ? 8 : 2), kRightStride = Tile::kColumns + 4;
+    static_assert(!kFloat || reads_along_from_all_banks(kLeftStride));
+    static_assert(reads_across_from_all_banks(kRightStride));
 
     struct Params {
         CubicOperands<T> op;
@@ -480,7 +482,7 @@ struct JacobianBackward {
         alignas(16) T right[2][kDepth][kRightStride];
         T column_sums[Tile::kRowWarps][kUnits][Tile::kColumns];
     };
-    static_assert(kMinBlocks * sizeof(Shared) <= kSharedMemory);
+    static_assert(sizeof(Shared) <= kSharedMemory && fits_into_shared_memory(sizeof(Shared), kMinBlocks));
 
     static FFRL_INLINE void run(const Block<kThreads>& block, const Params& p, Shared& shared) {
         const CubicOperands<T>& op = p.op;
@@ -611,7 +613,7 @@ struct JacobianWeight2 {
         alignas(16) T left[2][kUnits][kDepth][kLeftStride];
         alignas(16) T right[2][kDepth][kRightStride];
     };
-    static_assert(kMinBlocks * sizeof(Shared) <= kSharedMemory);
+    static_assert(sizeof(Shared) <= kSharedMemory && fits_into_shared_memory(sizeof(Shared), kMinBlocks));
 
     static FFRL_INLINE void run(const Block<kThreads>& block, const Params& p, Shared& shared) {
         const CubicOperands<T>& op = p.op;
@@ -721,8 +723,7 @@ JacobianBackwardCut jacobian_backward_cut(int blocks, int potentials, int hidden
     return cut;
 }
 
-// -- Launches
-// ---------------------------------------------------------------------------------------------------------
+// -- Launches --
 
 // Where what lies in the workspace begins, and the end.
 struct CubicBackwardSpace {

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
+#include <utility>
 
 #include "cuda/arithmetic.h"
 #include "cuda/block.h"
@@ -18,10 +19,37 @@
 
 namespace ffrl::cuda {
 
-constexpr size_t kSharedMemory = 166912;  // of a block, on the smallest chip that has tensor cores for TF32
+// Bytes of shared memory that a block may have on every chip that has tensor cores for TF32, and on those of
+// compute capability 8.0, 9.0 and 10.0.
+constexpr size_t kSharedMemory = 101376, kLargeSharedMemory = 166912;
 
-// -- Products of matrices
-// ---------------------------------------------------------------------------------------------
+// So many blocks on a multiprocessor of compute capability 8.0, of which each takes 1 KiB more than it asks
+// for.
+constexpr bool fits_into_shared_memory(size_t bytes, int blocks) {
+    return (bytes + 1024) * static_cast<size_t>(blocks) <= kLargeSharedMemory + 1024;
+}
+
+// What a block may have where a launcher launches.
+template <class Launcher, class = void>
+struct SharedMemoryOf {
+    static size_t bytes(const Launcher&) {
+#if defined(__CUDACC__)
+        int device = 0, found = 0;
+        if (cudaGetDevice(&device) == cudaSuccess &&
+            cudaDeviceGetAttribute(&found, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) == cudaSuccess)
+            return static_cast<size_t>(found);
+        return kSharedMemory;
+#else
+        return kLargeSharedMemory;
+#endif
+    }
+};
+template <class Launcher>
+struct SharedMemoryOf<Launcher, std::void_t<decltype(std::declval<const Launcher&>().shared_memory())>> {
+    static size_t bytes(const Launcher& launch) { return launch.shared_memory(); }
+};
+
+// -- Products of matrices --
 
 template <class T>
 struct MatrixProductParams {
@@ -49,7 +77,7 @@ struct MatrixProduct {
         alignas(16) T left[2][kTileRows][kLeftStride];
         alignas(16) T right[2][kDepth][kRightStride];
     };
-    static_assert(sizeof(Shared) <= kSharedMemory);
+    static_assert(sizeof(Shared) <= kSharedMemory && fits_into_shared_memory(sizeof(Shared), kMinBlocks));
 
     static FFRL_INLINE void run(const Block<kThreads>& block, const Params& p, Shared& shared) {
         const int first_row = block.index().y * kTileRows, first_column = block.index().x * kTileColumns;
@@ -132,8 +160,7 @@ void launch_gram_matrix(Launcher& launch, const T* weight1, int potentials, int 
         {weight1, size, latent, 1, weight1, size, 1, latent, gram, hidden1, hidden1, latent});
 }
 
-// -- Khatri-Rao products
-// ----------------------------------------------------------------------------------------------
+// -- Khatri-Rao products --
 
 // Tiles of Σ_i (d1[row, i] u_unit[i]) b[column, i]: a block has kRows rows, kColumns columns and kGroup units
 // at once, a warp 16 rows, kFragments · 8 columns and kUnits units. All three operands stand in shared memory
@@ -157,7 +184,7 @@ struct KhatriRaoTile {
         alignas(16) T columns[kColumns][kDepth];
         alignas(16) T units[kGroup][kDepth];
     };
-    static_assert(kMinBlocks * sizeof(Shared) <= kSharedMemory);
+    static_assert(fits_into_shared_memory(sizeof(Shared), kMinBlocks));
 
     // Where a thread's warp stands in the tile.
     FFRL_INLINE static int row_of(int thread) { return thread / kWarp % kRowWarps * kFragmentRows; }
@@ -218,31 +245,42 @@ FFRL_INLINE void khatri_rao_product(const Block<Tile::kThreads>& block, typename
     }
 }
 
-// -- Gram form
-// --------------------------------------------------------------------------------------------------------
+// -- Gram form --
 
-// Wide: the paper's 324 units, whole in shared memory. Narrow: several blocks on a multiprocessor.
+// Wide: the paper's 324 units, whole in shared memory. Where there is less of it, in slices, with the same
+// sums in the same order. Narrow: several blocks on a multiprocessor.
 template <class T>
 struct GramForwardTiles {
     static constexpr int kNarrow = 72;
     using Wide = KhatriRaoTile<float, 2, 1, 4, 6, 328, 1>;
+    using Sliced = KhatriRaoTile<float, 2, 1, 4, 6, 200, 1>;
     using Narrow = KhatriRaoTile<float, 1, 1, 4, 4, kNarrow, 3>;
 };
 template <>
 struct GramForwardTiles<double> {
     static constexpr int kNarrow = 0;
-    using Wide = KhatriRaoTile<double, 2, 1, 4, 4, 136, 1>;
+    using Wide = KhatriRaoTile<double, 2, 1, 4, 4, 104, 1>;
+    using Sliced = Wide;
     using Narrow = Wide;
 };
 
-// f(tile) of the tile for a width: by the weights alone, so that the bits of a row do not follow the batch.
+// f(tile) of the tile for a width: by the weights and the chip alone, so that the bits of a row do not follow
+// the batch.
 template <class T, class F>
-void with_gram_forward_tile(int hidden1, F f) {
+void with_gram_forward_tile(int hidden1, size_t shared_memory, F f) {
     using Tiles = GramForwardTiles<T>;
+    using Wide = typename Tiles::Wide;
+    using Sliced = typename Tiles::Sliced;
+    static_assert(sizeof(typename Sliced::Shared) <= kSharedMemory);
+    static_assert(Sliced::kColumns == Wide::kColumns && Sliced::kGroup == Wide::kGroup);
     if constexpr (Tiles::kNarrow > 0) {
+        static_assert(sizeof(typename Tiles::Narrow::Shared) <= kSharedMemory);
         if (hidden1 <= Tiles::kNarrow) return f(typename Tiles::Narrow{});
     }
-    f(typename Tiles::Wide{});
+    if constexpr (!std::is_same_v<Sliced, Wide>) {
+        if (shared_memory < sizeof(typename Wide::Shared)) return f(Sliced{});
+    }
+    f(Wide{});
 }
 
 // (9), (10): for the units j of one chunk y_j in a tile of columns. Grid: blocks of rows, tiles, chunks.
@@ -406,8 +444,7 @@ struct GramForward {
     }
 };
 
-// -- Jacobian form
-// ----------------------------------------------------------------------------------------------------
+// -- Jacobian form --
 
 template <class T>
 struct JacobianTiles {
@@ -415,8 +452,11 @@ struct JacobianTiles {
 };
 template <>
 struct JacobianTiles<double> {
-    using Tile = KhatriRaoTile<double, 1, 2, 4, 2, 136, 1>;
+    using Tile = KhatriRaoTile<double, 1, 2, 4, 2, 104, 1>;
 };
+
+static_assert(sizeof(JacobianTiles<float>::Tile::Shared) <= kSharedMemory);
+static_assert(sizeof(JacobianTiles<double>::Tile::Shared) <= kSharedMemory);
 
 template <class T>
 struct JacobianParams {
@@ -487,8 +527,7 @@ struct JacobianForward {
     }
 };
 
-// -- Launches
-// ---------------------------------------------------------------------------------------------------------
+// -- Launches --
 
 // How the Gram form is cut: by the weights alone.
 struct GramForwardCut {
@@ -501,7 +540,7 @@ struct GramForwardCut {
 template <class T>
 GramForwardCut gram_forward_cut(int hidden1, int hidden2) {
     GramForwardCut cut{};
-    with_gram_forward_tile<T>(hidden1, [&](auto tile) {
+    with_gram_forward_tile<T>(hidden1, kLargeSharedMemory, [&](auto tile) {
         using Tile = decltype(tile);
         const int64_t groups = divide_up(hidden2, Tile::kGroup);
         cut.tiles = static_cast<int>(divide_up(hidden1, Tile::kColumns));
@@ -542,7 +581,7 @@ void launch_squares(Launcher& launch, const CubicOperands<T>& op, LaplacianForm 
     T* column_parts = !keep ? nullptr : cut.chunks > 1 ? workspace : column_sums;
     if (cut.tiles > 1 && keep && cut.chunks > 1) column_parts += cut.tiles * square_count;
     with_arithmetic<T>(precision, [&](auto arithmetic) {
-        with_gram_forward_tile<T>(op.hidden1, [&](auto tile) {
+        with_gram_forward_tile<T>(op.hidden1, SharedMemoryOf<Launcher>::bytes(launch), [&](auto tile) {
             launch.template operator()<GramForward<decltype(arithmetic), decltype(tile)>>(
                 {op.blocks, cut.tiles, cut.chunks}, {op, square_parts, column_parts, cut.chunk_units});
         });

@@ -210,6 +210,29 @@ double compare(const Guarded<T>& got, const Totals& want, double bound, const ch
     return largest;
 }
 
+// What a GPU asks of a launch beside what the kernel does.
+class CheckedLauncher {
+  public:
+    explicit CheckedLauncher(ThreadOrder order, size_t shared_memory = kLargeSharedMemory)
+        : launch_(order), shared_memory_(shared_memory) {}
+
+    size_t shared_memory() const { return shared_memory_; }
+
+    template <class K>
+    void operator()(Index3 grid, const typename K::Params& params) {
+        expect(sizeof(typename K::Shared) <= shared_memory_, "shared memory");
+        expect(K::kThreads % kWarp == 0 && K::kThreads <= 1024, "threads of a block");
+        expect(grid.x >= 0 && grid.y >= 0 && grid.y <= 65535 && grid.z >= 0 && grid.z <= 65535, "a grid");
+        expect(sizeof(params) <= 4096, "parameters of a kernel");
+        launch_.template operator()<K>(grid, params);
+    }
+    void zero(void* memory, size_t bytes) { launch_.zero(memory, bytes); }
+
+  private:
+    EmulatedLauncher launch_;
+    size_t shared_memory_;
+};
+
 template <class T>
 struct Forward {
     Guarded<T> squares, column_sums, workspace;
@@ -217,13 +240,13 @@ struct Forward {
 
 template <class T>
 Forward<T> run_forward(const Problem<T>& p, LaplacianForm form, bool keep, Precision precision,
-                       ThreadOrder order) {
+                       ThreadOrder order, size_t shared_memory = kLargeSharedMemory) {
     const int blocks = static_cast<int>(p.block_k.size());
     Forward<T> out;
     out.squares = Guarded<T>(p.slots * p.h2);
     if (form == LaplacianForm::gram && keep) out.column_sums = Guarded<T>(p.slots * p.h1);
     out.workspace = Guarded<T>(squares_numbers<T>(blocks, p.k, p.d, p.h1, p.h2, form, keep));
-    EmulatedLauncher launch(order);
+    CheckedLauncher launch(order, shared_memory);
     launch_squares<T>(launch, p.operands(false), form, keep, precision, out.workspace.data(),
                       out.squares.data(), out.column_sums.exists() ? out.column_sums.data() : nullptr);
     expect(out.squares.intact() && out.column_sums.intact() && out.workspace.intact(),
@@ -248,7 +271,7 @@ Backward<T> run_backward(const Problem<T>& p, LaplacianForm form, bool needs_wei
     }
     out.workspace = Guarded<T>(cubic_backward_numbers<T>(blocks, p.k, p.d, p.h1, p.h2, form, needs_weights));
     const auto at = [](const Guarded<T>& array) { return array.exists() ? array.data() : nullptr; };
-    EmulatedLauncher launch(order);
+    CheckedLauncher launch(order, kSharedMemory);
     launch_cubic_backward<T>(launch, p.operands(true), form, needs_weights, precision, out.workspace.data(),
                              at(out.v_d1), at(out.v_weight1), at(out.v_weight2));
     expect(out.v_d1.intact() && out.v_weight1.intact() && out.v_weight2.intact() && out.workspace.intact(),
@@ -281,6 +304,11 @@ void check(const Problem<T>& p, LaplacianForm form, Precision precision, bool ba
         }
         expect(run_forward(p, form, false, precision, kOrders[0]).squares.same_bits(first.squares),
                "S alone");
+        if (gram && p.h1 > 72) {
+            const Forward<T> sliced = run_forward(p, form, true, precision, kOrders[0], kSharedMemory);
+            expect(sliced.squares.same_bits(first.squares), "S with less shared memory");
+            expect(sliced.column_sums.same_bits(first.column_sums), "e with less shared memory");
+        }
         return;
     }
     const Backward<T> first = run_backward(p, form, true, precision, kOrders[0]);
@@ -299,7 +327,8 @@ void check(const Problem<T>& p, LaplacianForm form, Precision precision, bool ba
 
 // Small and odd sizes, empty potentials, then each side of where tiles and shared memory end.
 const std::vector<Sizes> kSmall = {
-    {1, 1, 1, {1}}, {3, 3, 1, {0, 2, 0}}, {2, 17, 3, {5, 0, 70}}, {5, 33, 17, {64}}, {4, 65, 10, {3, 65}},
+    {1, 1, 1, {1}},    {2, 3, 2, {0, 0}},    {3, 3, 1, {0, 2, 0}},    {2, 17, 3, {5, 0, 70}},
+    {5, 33, 17, {64}}, {4, 65, 10, {3, 65}}, {1, 2, 9, {kRows * 70}},
 };
 const std::vector<Sizes> kLarge = {
     {9, 72, 70, {2}},  {3, 73, 9, {2}},  {7, 137, 5, {1, 1}},
@@ -325,6 +354,37 @@ void check_all(const char* name, LaplacianForm form, bool backward, bool quick) 
     }
 }
 
+// The sizes above have parts of every kind, and what a row adds up to does not follow the number of rows.
+template <class T>
+void check_cuts() {
+    const GramForwardCut forward = gram_forward_cut<T>(72, 70);
+    expect(forward.tiles > 1 && forward.chunks > 1, "parts of S and e");
+    const GramBackwardCut gram = gram_backward_cut<T>(70, 1, 2, 9);
+    expect(gram.unit_chunks > 1 && gram.row_chunks > 1 && gram_backward_cut<T>(1, 1, 72, 70).tiles > 1,
+           "parts of Gbar and W2bar");
+    const JacobianBackwardCut jacobian = jacobian_backward_cut<T>(70, 1, 2, 9);
+    expect(jacobian.weight1_chunks > 1 && jacobian.weight2_chunks > 1, "parts of W1bar and W2bar");
+    for (const int h1 : {1, 33, 72, 73, 324, 1024}) {
+        for (const int h2 : {1, 64, 324, 1024}) {
+            const GramForwardCut cut = gram_forward_cut<T>(h1, h2);
+            expect(cut.chunks <= GramForwardCut::kMostChunks && (cut.chunks - 1) * cut.chunk_units < h2 &&
+                       cut.chunks * cut.chunk_units >= h2,
+                   "chunks of units");
+            for (const int blocks : {0, 1, 16, 1000}) {
+                for (const int k : {1, 7}) {
+                    const GramBackwardCut back = gram_backward_cut<T>(blocks, k, h1, h2);
+                    expect((back.unit_chunks - 1) * back.chunk_units < h2 &&
+                               back.unit_chunks * back.chunk_units >= h2,
+                           "chunks of units");
+                    expect(back.row_chunks >= 1 && back.row_chunks <= 16 && back.tile * back.tiles >= h1 &&
+                               int64_t{65535} >= int64_t{back.unit_chunks} * back.row_chunks,
+                           "a grid");
+                }
+            }
+        }
+    }
+}
+
 // (8)
 template <class T>
 void check_gram(const char* name) {
@@ -337,7 +397,7 @@ void check_gram(const char* name) {
             const auto precision = static_cast<Precision>(i);
             for (const ThreadOrder order : kOrders) {
                 Guarded<T> gram(p.gram.size());
-                EmulatedLauncher launch(order);
+                CheckedLauncher launch(order);
                 launch_gram_matrix<T>(launch, p.weight1.data(), p.k, p.d, p.h1, precision, gram.data());
                 compare(gram, want, allowed<T>(precision), "G");
             }
@@ -450,6 +510,9 @@ int main(int argc, char** argv) {
     report().context = "largest errors";
     expect(largest_error[static_cast<int>(Precision::tf32)] > 0x1p-14, "tf32 rounds to TF32");
     expect(largest_error[static_cast<int>(Precision::tf32x3)] > 0, "tf32x3 rounds");
+    section("cuts");
+    check_cuts<float>();
+    check_cuts<double>();
     section("batches");
     check_batches<float>();
     check_batches<double>();
