@@ -218,6 +218,8 @@ def report(variant: Variant, capability: int) -> dict[str, Any]:
         "precision": variant.precision,
         **resources(compiled)._asdict(),
         "instructions": sorted(set(re.findall(r"(?:mma|wgmma|tcgen05)[.\w:]*tf32[.\w]*", ptx))),
+        "barriers": len(re.findall(r"(?:ttg|gpu)\.barrier", compiled.asm["ttgir"])),
+        "read_only_loads": len(re.findall(r"ld\.global\.nc", ptx)),
         "float_atomics": len(re.findall(r"(?:atom|red)\.[.\w]*f32", ptx)),
     }
 

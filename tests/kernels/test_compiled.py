@@ -20,6 +20,8 @@ SHARED = {75: 65_536, 80: 166_912, 86: 101_376, 90: 232_448, 100: 232_448, 120: 
 INSTRUCTIONS = {80: "mma.sync", 86: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma", 120: "mma.sync"}
 CUBIC_KINDS = ("gram_forward", "gram_backward", "jacobian", "jacobian_backward", "jacobian_weights")
 ROLLOUT_KINDS = ("rollout_forward", "rollout_backward")
+# One before the first step and one after each phase of a step. The interpreter would not miss them.
+BARRIERS = {"rollout_forward": 5, "rollout_backward": 6}
 # Kernels with a quadratic product, in two arithmetics; with a cubic one, in three; with none; with options.
 NUM_QUADRATIC, NUM_CUBIC, NUM_WITHOUT, NUM_WITH_OPTIONS = 13, 6, 3, 13
 
@@ -77,6 +79,8 @@ def test_kernels_fit_and_use_the_tensor_cores_where_asked_for(
     assert all(0 < line["registers"] <= 255 and line["shared"] <= SHARED[job.capability] for line in lines)
     assert not [line for line in lines if line["float_atomics"]]
     for line in lines:
+        if line["kernel"] in BARRIERS:
+            assert line["barriers"] == BARRIERS[line["kernel"]] and not line["read_only_loads"], line
         assert bool(line["instructions"]) == (line["precision"] in ("tf32", "tf32x3")), line
         # Warp-group and fifth-generation instructions make 64 rows or more.
         rows = 64 if line["kernel"] == "gram_forward" else line["tile"][0] if line["kernel"] == "gram_backward" else 0
