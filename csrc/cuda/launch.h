@@ -6,14 +6,19 @@
 //     struct Params;                          plain data
 //     struct Shared;                          what a block shares; sizeof is its shared memory
 //     static void run(const Block<kThreads>&, const Params&, Shared&);
-// and the host code that launches several of them takes the launcher as a template argument, so that the tests run
-// the same sequence without a GPU.
+// or, for clusters, with
+//     static constexpr int kThreads, kRanks;  threads of a block, blocks of a cluster
+//     struct Params;
+//     static void run(const Cluster<kThreads, kRanks>&, const Params&);
+// and shared memory whose size the host gives. The host code that launches several of them takes the launcher as a
+// template argument, so that the tests run the same sequence without a GPU.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
 #include "cuda/block.h"
+#include "cuda/cluster.h"
 
 #if defined(__CUDACC__)
 #include <cuda_runtime_api.h>
@@ -34,6 +39,37 @@ __global__ void __launch_bounds__(K::kThreads, K::kMinBlocks) kernel(const __gri
 #endif
 }
 
+template <class K>
+__global__ void __launch_bounds__(K::kThreads, 1)
+    cluster_kernel(const __grid_constant__ typename K::Params params) {
+#if defined(__CUDA_ARCH__)
+    extern __shared__ __align__(128) unsigned char shared_memory[];
+#if __CUDA_ARCH__ < 900
+    if constexpr (K::kRanks > 1)
+        trap();  // such a chip has clusters of one
+    else
+#endif
+        K::run(Cluster<K::kThreads, K::kRanks>(shared_memory), params);
+#endif
+}
+
+// `attribute` must live as long as the result.
+template <class K>
+cudaLaunchConfig_t cluster_config(int clusters, size_t bytes, cudaStream_t stream,
+                                  cudaLaunchAttribute& attribute) {
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = K::kRanks;
+    attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(static_cast<unsigned>(clusters) * K::kRanks);
+    config.blockDim = dim3(K::kThreads);
+    config.dynamicSmemBytes = bytes;
+    config.stream = stream;
+    config.attrs = &attribute;
+    config.numAttrs = K::kRanks > 1 ? 1 : 0;
+    return config;
+}
+
 // The first error is kept, and nothing is launched after it.
 class StreamLauncher {
 public:
@@ -51,6 +87,18 @@ public:
         const dim3 blocks(grid.x, grid.y, grid.z);
         kernel<K><<<blocks, K::kThreads, kBytes, stream_>>>(params);
         check(cudaGetLastError());
+    }
+
+    // `clusters` clusters with so many bytes of shared memory in each block.
+    template <class K>
+    void cluster(int clusters, size_t bytes, const typename K::Params& params) {
+        if (error_ != cudaSuccess || clusters == 0) return;
+        check(cudaFuncSetAttribute(cluster_kernel<K>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                   static_cast<int>(bytes)));
+        if (error_ != cudaSuccess) return;
+        cudaLaunchAttribute attribute{};
+        const cudaLaunchConfig_t config = cluster_config<K>(clusters, bytes, stream_, attribute);
+        check(cudaLaunchKernelEx(&config, cluster_kernel<K>, params));
     }
 
     void zero(void* memory, size_t bytes) {
@@ -88,9 +136,23 @@ public:
         }
     }
 
+    template <class K>
+    void cluster(int clusters, size_t bytes, const typename K::Params& params) {
+        for (int i = 0; i < clusters; ++i) {
+            // Rounded up for the alignment: nothing is between the memories of two blocks.
+            const std::unique_ptr<Aligned[]> memory(new Aligned[K::kRanks * bytes / sizeof(Aligned) + 1]);
+            std::memset(static_cast<void*>(memory.get()), 0xff, K::kRanks * bytes);
+            K::run(Cluster<K::kThreads, K::kRanks>(memory.get(), bytes, {i, 0, 0}, {clusters, 1, 1}, order_),
+                   params);
+        }
+    }
+
     void zero(void* memory, size_t bytes) { std::memset(memory, 0, bytes); }
 
 private:
+    struct alignas(16) Aligned {
+        char bytes[16];
+    };
     ThreadOrder order_;
 };
 
