@@ -488,12 +488,12 @@ struct JacobianBackward {
         const CubicOperands<T>& op = p.op;
         const int h1 = op.hidden1, h2 = op.hidden2, first_column = block.index().y * Tile::kColumns;
         const int64_t first_slot = static_cast<int64_t>(block.index().x) * kRows,
-                      k = op.block_k[block.index().x];
+                      k = potential_of(op, block.index().x);
         Private<Sums<M, kUnits, kFragments>, kThreads> sums;
         Private<Values<T, kFragments * 2>, kThreads> column_sums;
         clear_sums(block, sums);
         pipeline(
-            block, static_cast<int>(divide_up(h2, kDepth)),
+            block, has_rows(op, block.index().x) ? static_cast<int>(divide_up(h2, kDepth)) : 0,
             [&](int thread, int step, int half) {
                 const int depth = step * kDepth;
                 FFRL_UNROLL_BY(1)

@@ -283,6 +283,17 @@ void with_gram_forward_tile(int hidden1, size_t shared_memory, F f) {
     f(Wide{});
 }
 
+// Whether a block is of a potential: the last ones may be of none, and what is summed there is zero.
+template <class T>
+FFRL_INLINE bool has_rows(const CubicOperands<T>& op, int block) {
+    return block < op.first_block[op.potentials];
+}
+
+template <class T>
+FFRL_INLINE int64_t potential_of(const CubicOperands<T>& op, int block) {
+    return has_rows(op, block) ? op.block_k[block] : 0;
+}
+
 // (9), (10): for the units j of one chunk y_j in a tile of columns. Grid: blocks of rows, tiles, chunks.
 // squares (tiles, H2, P): Σ of x_j y_j over the tile. column_sums (chunks, P, H1), if given: Σ of c_j W2[j]
 // y_j over the chunk.
@@ -308,10 +319,11 @@ struct GramForward {
         const CubicOperands<T>& op = p.op;
         const Index3 index = block.index();
         const int h1 = op.hidden1, first_column = index.y * Tile::kColumns;
-        const int64_t first_slot = static_cast<int64_t>(index.x) * kRows, k = op.block_k[index.x];
+        const int64_t first_slot = static_cast<int64_t>(index.x) * kRows, k = potential_of(op, index.x);
         const T* weight2 = op.weight2 + k * op.hidden2 * h1;
         const T* d1 = op.d1 + first_slot * h1;
         const T* gram = op.gram + (k * h1 + first_column) * h1;
+        const bool used = has_rows(op, index.x);
         const int first_unit = index.z * p.chunk_units;
         const int last_unit =
             op.hidden2 - first_unit < p.chunk_units ? op.hidden2 : first_unit + p.chunk_units;
@@ -326,11 +338,11 @@ struct GramForward {
         for (int unit = first_unit; unit < last_unit; unit += Tile::kGroup) {
             // G is symmetric: its rows are its columns, and contiguous along the contraction.
             khatri_rao_product<M, Tile>(
-                block, shared, sums, unit == first_unit, h1, matrix(d1, h1, kRows, h1),
+                block, shared, sums, unit == first_unit, used ? h1 : 0, matrix(d1, h1, kRows, h1),
                 matrix(gram, h1, h1 - first_column, h1),
                 matrix(weight2 + static_cast<int64_t>(unit) * h1, h1, last_unit - unit, h1));
             // The factors of a tile, from shared memory where they stand there.
-            const bool whole = h1 <= Tile::kDepth;
+            const bool whole = used && h1 <= Tile::kDepth;
             const int stride = whole ? Tile::kDepth : h1;
             const T* slopes = whole ? &shared.rows[0][0] : d1;
             const T* weights = whole ? &shared.units[0][0] : weight2 + static_cast<int64_t>(unit) * h1;
@@ -473,9 +485,9 @@ FFRL_INLINE void jacobian_product(const Block<Tile::kThreads>& block, const Cubi
                                   Private<Sums<M, Tile::kUnits, Tile::kFragments>, Tile::kThreads>& sums) {
     const Index3 index = block.index();
     const int h1 = op.hidden1, first_unit = index.y * Tile::kColumns;
-    const int64_t k = op.block_k[index.x];
+    const int64_t k = potential_of(op, index.x);
     khatri_rao_product<M, Tile>(
-        block, shared, sums, fetch, h1,
+        block, shared, sums, fetch, has_rows(op, index.x) ? h1 : 0,
         matrix(op.d1 + static_cast<int64_t>(index.x) * kRows * h1, h1, kRows, h1),
         matrix(op.weight2 + (k * op.hidden2 + first_unit) * h1, h1, op.hidden2 - first_unit, h1),
         Matrix<typename M::T>{op.weight1 + k * h1 * op.latent + first, 1, op.latent, op.latent - first, h1});
