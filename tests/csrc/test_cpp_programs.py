@@ -42,7 +42,11 @@ LARGE = {
 # Of kernels for the GPU, whose threads are emulated.
 SECTIONS = {"sizes": 240_000, "combinations": 100_000, "orders": 1_700, "saturation": 38_000}
 SECTIONS |= {"batches": 17_000, "padding": 58_000, "nothing": 550}
+CUBIC_SECTIONS = {"gram_matrix": 41_000, "gram_forward": 170_000, "gram_backward": 23_000}
+CUBIC_SECTIONS |= {"jacobian_forward": 53_000, "jacobian_backward": 140_000}
 EMULATED = {
+    "cuda_cubic_test": {"fragments": 1_000, "precisions": 2, "cuts": 800, "batches": 27_000, "nan_rows": 9_700}
+    | {f"{name}_{scalar}": fewest for name, fewest in CUBIC_SECTIONS.items() for scalar in ("float", "double")},
     "cuda_potential_test": {"plans": 350, "traps": 300}
     | {f"{name}_{scalar}": fewest for name, fewest in SECTIONS.items() for scalar in ("float", "double")},
 }
