@@ -257,7 +257,7 @@ def test_the_bindings_compile_against_the_headers_of_torch_and_cuda():
     flags += [f"-DTORCH_TARGET_VERSION={cuda_toolkit.TORCH_API}", f"-DPy_LIMITED_API={cuda_toolkit.PYTHON_API}"]
     flags += [f"-I{path}" for path in (ROOT / "csrc", found.include, sysconfig.get_path("include"), cuda_headers())]
     paths = sorted((ROOT / "csrc" / "bindings").glob("*cuda*.cpp"))
-    assert len(paths) == 2
+    assert len(paths) >= 2
     for path in paths:
         command = [str(COMPILER), *flags, "-DFFRL_ARCHITECTURES=8.0", str(path)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
