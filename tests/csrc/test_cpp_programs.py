@@ -42,6 +42,8 @@ LARGE = {
 # Of kernels for the GPU, whose threads are emulated.
 SECTIONS = {"sizes": 240_000, "combinations": 100_000, "orders": 1_700, "saturation": 38_000}
 SECTIONS |= {"batches": 17_000, "padding": 58_000, "nothing": 550}
+ROLLOUT_SECTIONS = {"sizes": 350_000, "combinations": 75_000, "orders": 900, "batches": 2_500, "padding": 20_000}
+ROLLOUT_SECTIONS |= {"nothing": 280}
 CUBIC_SECTIONS = {"gram_matrix": 41_000, "gram_forward": 170_000, "gram_backward": 23_000}
 CUBIC_SECTIONS |= {"jacobian_forward": 53_000, "jacobian_backward": 140_000}
 EMULATED = {
@@ -49,6 +51,8 @@ EMULATED = {
     | {f"{name}_{scalar}": fewest for name, fewest in CUBIC_SECTIONS.items() for scalar in ("float", "double")},
     "cuda_potential_test": {"plans": 350, "traps": 300}
     | {f"{name}_{scalar}": fewest for name, fewest in SECTIONS.items() for scalar in ("float", "double")},
+    "cuda_rollout_test": {"layouts": 20, "traps": 90}
+    | {f"{name}_{scalar}": fewest for name, fewest in ROLLOUT_SECTIONS.items() for scalar in ("float", "double")},
 }
 
 
