@@ -172,8 +172,7 @@ def rollout_backward(
             b_lambda += tl.load(p_v_z + (b_row * (num_steps + 1) + num_steps)[:, None] * D + o_d, mask=m_rd, other=0.0)
         tl.store(p_lambda[:, None] + o_d, b_lambda, mask=m_rd)
     tl.debug_barrier()
-    # A program of padding alone has nothing to go back along.
-    for back in range(num_steps * (tl.max(b_row, 0) >= 0).to(tl.int32)):
+    for back in range(num_steps):
         step = num_steps - 1 - back
         o_slot = (i_block.to(tl.int64) * num_steps + step) * BLOCK_ROWS + o_sub + tl.arange(0, ROWS)
         p_slot = p_kept + o_slot * WIDTH
