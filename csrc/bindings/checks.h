@@ -33,7 +33,8 @@ inline void check(const char* name, const Tensor& tensor, const Tensor& like, Sc
     }
 }
 
-// The inputs of an operator, contiguous, with the sizes that they agree on.
+// The inputs of an operator, contiguous, with the sizes that they agree on. With `steps` they are those of a
+// rollout: a time feature row for each step, of each potential where k is given.
 struct Operands {
     PotentialShape shape;
     Tensor z, tau, dtau_dt, weight1, bias1, weight2, bias2, weight3, bias3;
@@ -43,7 +44,7 @@ struct Operands {
     Operands(const Tensor& z_, const Tensor& tau_, const Tensor& dtau_dt_, const OptionalTensor& d2tau_dt2_,
              const Tensor& weight1_, const Tensor& bias1_, const Tensor& weight2_, const Tensor& bias2_,
              const Tensor& weight3_, const Tensor& bias3_, const OptionalTensor& k_, int64_t k_all_,
-             const OptionalTensor& feature_row_, bool tanh_output, int64_t form)
+             const OptionalTensor& feature_row_, bool tanh_output, int64_t form, int64_t steps = 0)
         : z(contiguous(z_)),
           tau(contiguous(tau_)),
           dtau_dt(contiguous(dtau_dt_)),
@@ -87,6 +88,12 @@ struct Operands {
         if (d2tau_dt2) check("d2tau_dt2", *d2tau_dt2, z, dtype, {s.features, s.hidden1});
         if (k) check("k", *k, z, ScalarType::Long, {s.rows});
         if (feature_row) check("feature_row", *feature_row, z, ScalarType::Long, {s.rows});
+        if (steps > 0) {
+            const int64_t expected = steps * (k ? s.potentials : 1);
+            STD_TORCH_CHECK(s.features == expected, "ffrl: tau has ", s.features, " rows, expected ",
+                            expected, ": ", steps, " of each potential");
+            return;
+        }
         STD_TORCH_CHECK(feature_row || s.features == 1 || s.features == s.rows, "ffrl: ", s.features,
                         " feature rows for ", s.rows, " rows need feature_row");
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ffrl.ops.gpu_operators import potential_operators
 from ffrl.ops.registration import FORMS
+from ffrl.ops.rollout_operators import rollout_operators
 
 # Rows of one potential that stand together in one block (kRows in csrc/cuda/potential_cuda.h).
 ROWS = 64
@@ -20,3 +21,4 @@ def kept_shape(
 
 
 LIBRARY, FUNCTIONS = potential_operators("ffrl_cuda", kept_shape)
+Rollout = rollout_operators(LIBRARY, "ffrl_cuda", kept_shape)

@@ -11,16 +11,25 @@ from ffrl.config import Precision
 from ffrl.errors import ArgumentError
 from ffrl.ops.analytic import stacked_velocity
 from ffrl.ops.autocast import outside_autocast, raised_precision
-from ffrl.ops.backends import TRITON_REASON, resolve_backend
+from ffrl.ops.backends import CUDA_REASON, TRITON_REASON, resolve_backend
+from ffrl.ops.functions import apply_function
 from ffrl.ops.gpu_operators import PRECISIONS
 from ffrl.ops.mlp_field import MLPField, fused_time_features, has_closed_form
 from ffrl.ops.oracle import Field
 from ffrl.ops.potential_derivatives import FLOATS, check_precision, check_rows, evaluate
 from ffrl.records import FlowRollout, PotentialWeights
 
+# By the name of the backend.
+ROLLOUTS: dict[str, type[torch.autograd.Function]] = {}
+
 if TRITON_REASON is None:
-    from ffrl.ops.functions import apply_function
-    from ffrl.ops.triton_rollout import Rollout
+    from ffrl.ops.triton_rollout import Rollout as TritonRollout
+
+    ROLLOUTS["triton"] = TritonRollout
+if CUDA_REASON is None:
+    from ffrl.ops.cuda_operators import Rollout as CudaRollout
+
+    ROLLOUTS["cuda"] = CudaRollout
 
 
 def flow_rollout(
@@ -45,9 +54,9 @@ def flow_rollout(
         num_steps: T, at least 1.
         direction: +1 for z_t = z_{t-1} + ∇u(z_{t-1}, t), t = 1..T; -1 for the flow with its sign reversed, through
             the same times 1..T.
-        backend: as in ``potential_derivatives``. "triton" takes all steps in one launch, and the sequence of their
-            backward in another; the others take them one by one in plain torch.
-        precision: as in ``potential_derivatives``, of "triton"; no product here is below "tf32x3".
+        backend: as in ``potential_derivatives``. "triton" and "cuda" take all steps in one launch, and the sequence of
+            their backward in another; the others take them one by one in plain torch.
+        precision: as in ``potential_derivatives``, of "triton" and "cuda"; no product here is below "tf32x3".
 
     Returns:
         FlowRollout(z (B, T+1, D), du_dz (B, T, D), du_dt (B, T)), with first-order gradients in z0 and the parameters.
@@ -75,8 +84,8 @@ def flow_rollout(
     with outside_autocast(z0.device.type):
         if name == "oracle":
             return rollout_of_field(pot, z0, k, num_steps, direction)
-        if name == "triton":
-            return rollout_triton(cast(MLPField, pot), z0, k, num_steps, direction, precision)
+        if name in ROLLOUTS:
+            return rollout_fused(cast(MLPField, pot), z0, k, num_steps, direction, name, precision)
         return rollout_plain(cast(MLPField, pot), z0, k, num_steps, direction)
 
 
@@ -97,10 +106,10 @@ def rollout_of_field(pot: MLPField | Field, z0: Tensor, k: int | Tensor, num_ste
     return FlowRollout(torch.stack(states, 1), torch.stack(velocities, 1), torch.stack(rates, 1))
 
 
-def rollout_triton(
-    pot: MLPField, z0: Tensor, k: int | Tensor, num_steps: int, direction: int, precision: Precision
+def rollout_fused(
+    pot: MLPField, z0: Tensor, k: int | Tensor, num_steps: int, direction: int, name: str, precision: Precision
 ) -> FlowRollout:
-    """By the operator: all steps in one launch."""
+    """By the operator of the backend: all steps in one launch."""
     times = torch.arange(1, num_steps + 1, dtype=z0.dtype, device=z0.device)
     k_all, k_rows = (k, None) if isinstance(k, int) else (0, k)
     features = fused_time_features(pot, times, k if isinstance(k, int) else None, order=1)  # (K·T or T, H1)
@@ -111,9 +120,9 @@ def rollout_triton(
         pot.output_activation == "tanh", tracked, PRECISIONS.index(precision),
     )  # fmt: skip
     if torch.compiler.is_compiling():
-        outputs = torch.ops.ffrl_triton.rollout_forward(*arguments)
+        outputs = getattr(torch.ops, f"ffrl_{name}").rollout_forward(*arguments)
     else:
-        outputs = apply_function(Rollout, *arguments)
+        outputs = apply_function(ROLLOUTS[name], *arguments)
     return FlowRollout(*outputs[:3])
 
 
