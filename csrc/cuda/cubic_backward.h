@@ -49,7 +49,8 @@ struct GramBackwardTile {
     static constexpr int kGroup = kUnitWarps * kUnits, kThreads = kWarp * kRowWarps * kUnitWarps;
     static constexpr int kStride = kTile + 4, kDepth = 32;  // rows of d1 that are fetched at once
     static_assert(kTile % kFragmentRows == 0 && kRows % kDepth == 0);
-    static_assert(reads_across_from_all_banks(kStride));
+    static_assert(reads_across_from_all_banks(kStride) && rows_take_16_bytes<T>(kStride));
+    static_assert(rows_take_16_bytes<T>(kTile) && rows_take_16_bytes<T>(kDepth));
 
     struct Shared {
         alignas(16) T left[2][kDepth][kStride];  // columns of d1 that are rows of the tile
@@ -469,6 +470,7 @@ struct JacobianBackward {
     static constexpr int kLeftStride = kDepth + (kFloat ? 8 : 2), kRightStride = Tile::kColumns + 4;
     static_assert(!kFloat || reads_along_from_all_banks(kLeftStride));
     static_assert(reads_across_from_all_banks(kRightStride));
+    static_assert(rows_take_16_bytes<T>(kLeftStride) && rows_take_16_bytes<T>(kRightStride));
 
     struct Params {
         CubicOperands<T> op;
@@ -601,6 +603,7 @@ struct JacobianWeight2 {
     static constexpr int kUnits = Tile::kUnits, kFragments = Tile::kFragments, kDepth = Tile::kDepth;
     static constexpr int kLeftStride = Tile::kTileRows + 4, kRightStride = Tile::kColumns + 4;
     static_assert(reads_across_from_all_banks(kLeftStride) && reads_across_from_all_banks(kRightStride));
+    static_assert(rows_take_16_bytes<T>(kLeftStride) && rows_take_16_bytes<T>(kRightStride));
     static_assert(kRows % kDepth == 0);
 
     struct Params {

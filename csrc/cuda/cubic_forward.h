@@ -71,6 +71,7 @@ struct MatrixProduct {
     static constexpr int kLeftStride = kDepth + 8, kRightStride = kTileColumns + 4;
     static constexpr int kThreads = kWarp * kRowWarps * kColumnWarps, kMinBlocks = 1;
     static_assert(reads_along_from_all_banks(kLeftStride) && reads_across_from_all_banks(kRightStride));
+    static_assert(rows_take_16_bytes<T>(kLeftStride) && rows_take_16_bytes<T>(kRightStride));
 
     using Params = MatrixProductParams<T>;
     struct Shared {
@@ -177,7 +178,7 @@ struct KhatriRaoTile {
     static constexpr int kThreads = kWarp * kRowWarps * kUnitWarps * kColumnWarps, kMinBlocks = kBlocks;
     static_assert(kRows % kFragmentRows == 0);
     static_assert(kUnits == 4, "a lane writes S of one unit, and four lanes share a row");
-    static_assert(reads_along_from_all_banks(kDepth));
+    static_assert(reads_along_from_all_banks(kDepth) && rows_take_16_bytes<T>(kDepth));
 
     struct Shared {
         alignas(16) T rows[kRows][kDepth];

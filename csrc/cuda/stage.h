@@ -64,6 +64,12 @@ FFRL_INLINE bool copies_16_bytes(const Matrix<T>& from) {
            reinterpret_cast<uintptr_t>(from.at) % 16 == 0;
 }
 
+// Whether rows of an array in shared memory begin where 16 bytes can be copied to.
+template <class T>
+constexpr bool rows_take_16_bytes(int stride) {
+    return stride * sizeof(T) % 16 == 0;
+}
+
 // (rows, columns) into shared memory with a stride; columns and stride are multiples of 16 bytes. kAcross
 // neighbouring threads have one row.
 template <int kThreads, int kAcross, class T>
