@@ -36,9 +36,12 @@ def no_nvcc(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def sources(folder: Path, text: str = STAND_IN) -> Path:
-    """A tree whose csrc/cuda has one source."""
+    """A tree whose csrc/cuda has one source, and bindings for no more than it."""
     shutil.copytree(ROOT / "csrc", folder / "tree" / "csrc", ignore=shutil.ignore_patterns("*.cu", "__pycache__"))
     (folder / "tree" / "csrc" / "cuda" / "stand_in.cu").write_text(text, encoding="utf-8")
+    for path in (folder / "tree" / "csrc" / "bindings").glob("*_cuda_ops.cpp"):
+        if path.name != "potential_cuda_ops.cpp":
+            path.unlink()
     return folder / "tree"
 
 
