@@ -35,8 +35,8 @@ class Cluster {
             __syncthreads();
         } else {
 #if __CUDA_ARCH__ >= 900
-            asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-            asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+            __cluster_barrier_arrive();
+            __cluster_barrier_wait();
 #else
             trap();
 #endif
@@ -64,11 +64,11 @@ class Cluster {
 
     FFRL_INLINE int rank(int) const {
         if constexpr (kRanks == 1) return 0;
-        unsigned rank = 0;
 #if __CUDA_ARCH__ >= 900
-        asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+        return static_cast<int>(__clusterRelativeBlockRank());
+#else
+        return 0;
 #endif
-        return static_cast<int>(rank);
     }
     FFRL_INLINE int in_block(int thread) const { return thread; }
     FFRL_INLINE int index() const { return static_cast<int>(blockIdx.x) / kRanks; }
@@ -78,11 +78,11 @@ class Cluster {
     FFRL_INLINE void* own(int) const { return memory_; }
     FFRL_INLINE void* peer(int rank) const {
         if constexpr (kRanks == 1) return memory_;
-        void* address = memory_;
 #if __CUDA_ARCH__ >= 900
-        asm("mapa.u64 %0, %1, %2;" : "=l"(address) : "l"(memory_), "r"(rank));
+        return __cluster_map_shared_rank(memory_, static_cast<unsigned>(rank));
+#else
+        return memory_;
 #endif
-        return address;
     }
 
   private:

@@ -16,7 +16,7 @@ namespace ffrl::cuda {
 template <class Product>
 struct StepOmega {
     using T = typename Product::T;
-    static constexpr int kThreads = kProductThreads, kMinBlocks = Product::kMinBlocks;
+    static constexpr int kThreads = kProductThreads, kMinBlocks = 2;
     struct Params {
         const T *weight2, *dtau_dt;
         T* omega;  // (K·T, H2)
