@@ -70,7 +70,7 @@ KERNELS = (
     Kernel(quadratic_forward.v_forward, "quadratic", QUADRATIC, {}),
     Kernel(
         quadratic_forward.rows_forward, None, (),
-        {"TANH": True, "SECOND": True, "FORM": "gram", "KEEP": True},
+        {"TANH": True, "SECOND": True, "FORM": "gram", "KEEP": True, "DEPTH": 16},
         {"TANH": False, "SECOND": False, "FORM": "none", "KEEP": False},
     ),
     Kernel(cubic_forward.matmul, "quadratic", QUADRATIC, {}),

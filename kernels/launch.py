@@ -17,6 +17,7 @@ PRECISIONS = ("ieee", "tf32x3", "tf32")  # of the cubic products, likewise
 # Programs that keep a GPU busy. More chunks of a product cost memory for their sums and time to add them up.
 ENOUGH_PROGRAMS = 264
 MAX_CHUNKS = 16
+MAX_SLOTS = 2**26  # offsets of a few units within (H2, P) are 32-bit numbers
 MAX_GRID = 65_535  # programs along the second and third dimension of a grid; potentials are along the third
 LONGEST_SUM = 64  # steps that a program adds up one after another, while the number of chunks allows it
 FORWARD_CHUNKS, UNITS_OF_A_CHUNK = 8, 32
@@ -150,6 +151,8 @@ def check_operands(call: Call, operands: Operands, kept: Tensor | None = None) -
     The Python function has checked, and named, what a user can get wrong; this is for those who call the operators.
     """
     potentials, features, hidden1, hidden2 = call.potentials, call.features, call.hidden1, call.hidden2
+    if call.slots > MAX_SLOTS:
+        raise RuntimeError(f"ffrl: {call.rows} rows in one call, at most about {MAX_SLOTS}; divide them")
     if call.capability is not None and call.mixed and potentials > MAX_GRID:
         raise RuntimeError(f"ffrl: {potentials} potentials, but the grid of a launch has at most {MAX_GRID} on a GPU")
     shapes = {

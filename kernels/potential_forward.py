@@ -123,7 +123,7 @@ def launch_forward(call: Call, plan: RowPlan, operands: Operands, keep: bool, ou
     rows_forward[blocks,](
         bias3, gram, plan.slot_row, plan.block_k, kept, c, parts, squares, columns, u, du_dz, du_dt, d2u_dt2, lap_u,
         latent, hidden1, hidden2, width, slots, num_parts, squares.shape[0], columns.shape[0],
-        TANH=call.tanh_output, SECOND=call.second, FORM=call.form, KEEP=keep, ROWS=ROWS, DEPTH=32, num_warps=8,
+        TANH=call.tanh_output, SECOND=call.second, FORM=call.form, KEEP=keep, ROWS=ROWS, DEPTH=16, num_warps=8,
     )  # fmt: skip
 
 

@@ -177,7 +177,7 @@ def rows_forward(
             o_j = j + tl.arange(0, DEPTH)
             m_j = (o_j < H2)[None, :]
             o_unit = tl.cast(j, tl.int64) * SLOTS + o_first
-            o_in = tl.arange(0, DEPTH).to(tl.int64) * SLOTS + o_r[:, None]
+            o_in = tl.arange(0, DEPTH) * SLOTS + o_r[:, None]
             b_s = tl.zeros((ROWS, DEPTH), tl.float32)
             for i in range(num_squares):
                 p_part = p_squares + tl.cast(i, tl.int64) * H2 * SLOTS + o_unit
