@@ -2,10 +2,11 @@
 // the host one thread runs the part of each thread in turn, from one barrier to the next, so that index
 // arithmetic, schedules and sums are tested without a GPU.
 //
-// A kernel is written as a sequence of regions. A region is what each thread does on its own; what threads pass
-// each other goes through shared or global memory, and every region ends in a barrier. What a thread keeps from
-// one region to the next is Private. So within a region no thread may read what another one writes there: the
-// emulated block runs its threads in an order that the test chooses, and a result that depends on it is a race.
+// A kernel is written as a sequence of regions. A region is what each thread does on its own; what threads
+// pass each other goes through shared or global memory, and every region ends in a barrier. What a thread
+// keeps from one region to the next is Private. So within a region no thread may read what another one writes
+// there: the emulated block runs its threads in an order that the test chooses, and a result that depends on
+// it is a race.
 #pragma once
 
 #include "ffrl/host_device.h"
@@ -27,16 +28,16 @@ struct Index3 {
 // What a thread keeps: in registers, where the code that uses it is unrolled.
 template <class T, int kThreads>
 class Private {
-public:
+  public:
     FFRL_INLINE T& operator()(int) { return value_; }
 
-private:
+  private:
     T value_;
 };
 
 template <int kThreads>
 class Block {
-public:
+  public:
     template <class F>
     FFRL_INLINE void region(F&& of_thread) const {
         of_thread(static_cast<int>(threadIdx.x));
@@ -62,11 +63,11 @@ public:
 
 template <class T, int kThreads>
 class Private {
-public:
+  public:
     Private() : values_(kThreads) {}
     T& operator()(int thread) { return values_[thread]; }
 
-private:
+  private:
     std::vector<T> values_;
 };
 
@@ -74,7 +75,7 @@ enum class ThreadOrder { forward, backward, interleaved };
 
 template <int kThreads>
 class Block {
-public:
+  public:
     Block(Index3 index, Index3 grid, ThreadOrder order) : index_(index), grid_(grid), order_(order) {}
 
     template <class F>
@@ -90,10 +91,11 @@ public:
     Index3 index() const { return index_; }
     Index3 grid() const { return grid_; }
 
-private:
+  private:
     int thread(int i) const {
         if (order_ == ThreadOrder::backward) return kThreads - 1 - i;
-        if (order_ == ThreadOrder::interleaved) return (i * 37 + 11) % kThreads;  // 37 is prime to a power of two
+        if (order_ == ThreadOrder::interleaved)
+            return (i * 37 + 11) % kThreads;  // 37 is prime to a power of two
         return i;
     }
 

@@ -1,4 +1,5 @@
-// What the kernels of the cubic part, equations (8) to (10) and (16) of docs/derivation.md, share with their callers.
+// What the kernels of the cubic part, equations (8) to (10) and (16) of docs/derivation.md, share with their
+// callers.
 #pragma once
 
 #include <cstddef>
@@ -9,17 +10,17 @@
 
 namespace ffrl::cuda {
 
-// P slots: blocks of kRows rows of one potential; potential k has the blocks first_block[k] .. first_block[k + 1] - 1.
-// In slots without a row d1 and c are finite, and what stands in for c in the backward is zero.
+// P slots: blocks of kRows rows of one potential; potential k has the blocks first_block[k] .. first_block[k
+// + 1] - 1. In slots without a row d1 and c are finite, and what stands in for c in the backward is zero.
 template <class T>
 struct CubicOperands {
-    const T* weight1;          // (K, H1, D)
-    const T* weight2;          // (K, H2, H1)
-    const T* gram;             // (K, H1, H1), G = W1 W1ᵀ
-    const int* block_k;        // (blocks,)
-    const int* first_block;    // (K + 1,)
-    const T* d1;               // (P, H1)
-    const T* c;                // (H2, P): c forward; backward λ c of (14)
+    const T* weight1;        // (K, H1, D)
+    const T* weight2;        // (K, H2, H1)
+    const T* gram;           // (K, H1, H1), G = W1 W1ᵀ
+    const int* block_k;      // (blocks,)
+    const int* first_block;  // (K + 1,)
+    const T* d1;             // (P, H1)
+    const T* c;              // (H2, P): c forward; backward λ c of (14)
     int blocks, potentials, latent, hidden1, hidden2;
 
     FFRL_INLINE int64_t slots() const { return static_cast<int64_t>(blocks) * kRows; }

@@ -2,16 +2,15 @@
 //
 // A kernel is a struct K with
 //     static constexpr int kThreads;          threads of a block, a multiple of 32
-//     static constexpr int kMinBlocks;        blocks that shall fit into a multiprocessor: bounds the registers
-//     struct Params;                          plain data
-//     struct Shared;                          what a block shares; sizeof is its shared memory
-//     static void run(const Block<kThreads>&, const Params&, Shared&);
+//     static constexpr int kMinBlocks;        blocks that shall fit into a multiprocessor: bounds the
+//     registers struct Params;                          plain data struct Shared; what a block shares; sizeof
+//     is its shared memory static void run(const Block<kThreads>&, const Params&, Shared&);
 // or, for clusters, with
 //     static constexpr int kThreads, kRanks;  threads of a block, blocks of a cluster
 //     struct Params;
 //     static void run(const Cluster<kThreads, kRanks>&, const Params&);
-// and shared memory whose size the host gives. The host code that launches several of them takes the launcher as a
-// template argument, so that the tests run the same sequence without a GPU.
+// and shared memory whose size the host gives. The host code that launches several of them takes the launcher
+// as a template argument, so that the tests run the same sequence without a GPU.
 #pragma once
 
 #include <cstddef>
@@ -32,7 +31,8 @@ namespace ffrl::cuda {
 #if defined(__CUDACC__)
 
 template <class K>
-__global__ void __launch_bounds__(K::kThreads, K::kMinBlocks) kernel(const __grid_constant__ typename K::Params params) {
+__global__ void __launch_bounds__(K::kThreads, K::kMinBlocks)
+    kernel(const __grid_constant__ typename K::Params params) {
 #if defined(__CUDA_ARCH__)
     extern __shared__ __align__(128) unsigned char shared_memory[];
     K::run(Block<K::kThreads>{}, params, *reinterpret_cast<typename K::Shared*>(shared_memory));
@@ -72,7 +72,7 @@ cudaLaunchConfig_t cluster_config(int clusters, size_t bytes, cudaStream_t strea
 
 // The first error is kept, and nothing is launched after it.
 class StreamLauncher {
-public:
+  public:
     explicit StreamLauncher(cudaStream_t stream) : stream_(stream) {}
 
     template <class K>
@@ -107,7 +107,7 @@ public:
 
     cudaError_t error() const { return error_; }
 
-private:
+  private:
     void check(cudaError_t error) {
         if (error_ == cudaSuccess) error_ = error;
     }
@@ -120,7 +120,7 @@ private:
 
 // Shared memory is full of NaN at the start of a block, whatever the number type.
 class EmulatedLauncher {
-public:
+  public:
     explicit EmulatedLauncher(ThreadOrder order = ThreadOrder::forward) : order_(order) {}
 
     template <class K>
@@ -149,7 +149,7 @@ public:
 
     void zero(void* memory, size_t bytes) { std::memset(memory, 0, bytes); }
 
-private:
+  private:
     struct alignas(16) Aligned {
         char bytes[16];
     };

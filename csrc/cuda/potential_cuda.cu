@@ -1,7 +1,6 @@
 // The entry points.
-#include "cuda/potential_cuda.h"
-
 #include "cuda/compiled_elsewhere.h"
+#include "cuda/potential_cuda.h"
 
 namespace ffrl::cuda {
 
