@@ -219,11 +219,22 @@ def test_more_potentials_than_a_grid_can_have_are_refused_on_a_gpu():
     setting = Setting(2, 1, 1, 1)
     given = setting.operands._asdict()
     weights = {name: given[name].repeat(65_536, *[1] * (given[name].dim() - 1)) for name in WEIGHTS}
-    operands = setting.operands._replace(**weights)
+    operands = setting.operands._replace(**weights, k=torch.zeros(2, dtype=torch.int64, device=DEVICE))
     call = launch.describe(operands, tanh_output=True, form=0, precision=1)
     with pytest.raises(RuntimeError, match="65536 potentials, but the grid of a launch has at most 65535"):
         launch.check_operands(call._replace(capability=90), operands)
     launch.check_operands(call._replace(capability=None), operands)
+    of_one = operands._replace(k=None)  # the others do not come into the grid
+    launch.check_operands(
+        launch.describe(of_one, tanh_output=True, form=0, precision=1)._replace(capability=90), of_one
+    )
+
+
+def test_more_rows_than_offsets_reach_are_refused():
+    setting = Setting(2, 1, 1, 1)
+    call = launch.describe(setting.operands, tanh_output=True, form=0, precision=1)
+    with pytest.raises(RuntimeError, match="67108865 rows in one call, at most about 67108864"):
+        launch.check_operands(call._replace(rows=2**26 + 1), setting.operands)
 
 
 @pytest.mark.gpu
