@@ -83,7 +83,7 @@ def flow_backward(
     v_velocity, v_z0 = z.new_empty(batch, num_steps, latent), z.new_empty(batch, latent)
     tile = call.tile("rollout_backward")
     of_step = [z.new_empty(plan.slots, size) for size in (latent, *[call.hidden1] * 2, call.hidden2, call.hidden1)]
-    pointers = (z if value is None else value.contiguous() for value in (v_z, v_du_dz, v_du_dt))
+    pointers = (z if value is None else value for value in (v_z, v_du_dz, v_du_dt))
     with on_device(z):
         rollout_backward[plan.blocks * (ROWS // ROLLOUT_ROWS),](
             dtau_dt, weight1, weight2, weight3, plan.slot_row, plan.block_k, kept, *pointers, *of_step, v_velocity,
@@ -98,9 +98,7 @@ def flow_backward(
         rows = operands._replace(
             z=z[:, :-1].contiguous().view(-1, latent), feature_row=feature_rows(k, batch, num_steps, z)
         )
-        v = Cotangents(
-            None, v_velocity.view(-1, latent), None if v_du_dt is None else v_du_dt.contiguous().view(-1), None, None
-        )
+        v = Cotangents(None, v_velocity.view(-1, latent), None if v_du_dt is None else v_du_dt.view(-1), None, None)
         of_rows = call._replace(rows=batch * num_steps, sharing="table")
         _, v_tau, v_dtau_dt, _, *v_weights = Backward(of_rows, plan_of_steps(plan, num_steps), rows, kept).run(
             v, False, needs_features, needs_weights

@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
+from ffrl.errors import DerivativeOrderError
+from ffrl.ops.analytic import FORWARD_MODE_MESSAGE, SECOND_DERIVATIVE_MESSAGE
+
 
 def apply_function(function: type[torch.autograd.Function], *arguments: Any) -> Any:
     """``function.apply`` for positional arguments; its forward alone where nobody can differentiate or batch it.
@@ -19,3 +22,19 @@ def apply_function(function: type[torch.autograd.Function], *arguments: Any) -> 
     if torch.is_grad_enabled() or forward_ad._current_level >= 0:  # a dual number must reach the jvp, which raises
         return super(torch.autograd.Function, function).apply(*arguments)  # pyright: ignore
     return function.forward(*arguments)
+
+
+class GradientsOnly(torch.autograd.Function):
+    """A Function of gradients, which have no derivative of their own; it lacks ``forward`` and ``vmap``."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise DerivativeOrderError(SECOND_DERIVATIVE_MESSAGE)
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> Any:
+        raise DerivativeOrderError(FORWARD_MODE_MESSAGE)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ffrl.errors import DerivativeOrderError
-from ffrl.ops.analytic import FORWARD_MODE_MESSAGE, SECOND_DERIVATIVE_MESSAGE
+from ffrl.ops.analytic import FORWARD_MODE_MESSAGE
 from ffrl.ops.batching import FEATURES, NUM_DIFFERENTIABLE, WEIGHTS, Operands, fold, fold_batch, lengths, split_batch
-from ffrl.ops.functions import apply_function
+from ffrl.ops.functions import GradientsOnly, apply_function
 from ffrl.ops.registration import FORMS, below_autograd
 
 Function = type[torch.autograd.Function]
@@ -83,7 +83,7 @@ def potential_functions(forward_operator: Operator, backward_operator: Operator)
         def jvp(ctx: Any, *_: Any) -> Any:
             raise DerivativeOrderError(FORWARD_MODE_MESSAGE)
 
-    class PotentialVjp(torch.autograd.Function):
+    class PotentialVjp(GradientsOnly):
         """(kept, *operands, *cotangents, *needs) -> gradients of z to bias3; they have no derivative of their own."""
 
         @staticmethod
@@ -92,18 +92,6 @@ def potential_functions(forward_operator: Operator, backward_operator: Operator)
                 if kept.numel() == 0:  # the forward did not know of this backward
                     kept = forward_operator(*arguments[:NUM_OPERANDS], True)[-1]
                 return backward_operator(kept, *arguments)
-
-        @staticmethod
-        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-            pass
-
-        @staticmethod
-        def backward(ctx: Any, *_: Tensor | None) -> Any:
-            raise DerivativeOrderError(SECOND_DERIVATIVE_MESSAGE)
-
-        @staticmethod
-        def jvp(ctx: Any, *_: Any) -> Any:
-            raise DerivativeOrderError(FORWARD_MODE_MESSAGE)
 
         @staticmethod
         def vmap(info: Any, in_dims: tuple[int | None, ...], kept: Tensor, *arguments: Any) -> Any:

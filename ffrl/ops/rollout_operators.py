@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ffrl.errors import DerivativeOrderError
-from ffrl.ops.analytic import FORWARD_MODE_MESSAGE, SECOND_DERIVATIVE_MESSAGE
+from ffrl.ops.analytic import FORWARD_MODE_MESSAGE
 from ffrl.ops.batching import loop_batch
-from ffrl.ops.functions import apply_function
+from ffrl.ops.functions import GradientsOnly, apply_function
 from ffrl.ops.gpu_operators import KeptShape
 from ffrl.ops.registration import FORMS, below_autograd
 
@@ -77,7 +77,7 @@ def rollout_operators(
         def jvp(ctx: Any, *_: Any) -> Any:
             raise DerivativeOrderError(FORWARD_MODE_MESSAGE)
 
-    class RolloutVjp(torch.autograd.Function):
+    class RolloutVjp(GradientsOnly):
         """(kept, z, tau, ..., *cotangents, *needs, precision) -> gradients of z0 to bias3, without derivatives."""
 
         @staticmethod
@@ -87,18 +87,6 @@ def rollout_operators(
                     operands, precision = arguments[: NUM_DIFFERENTIABLE - 1 + 5], arguments[-1]
                     kept = operators.rollout_forward(z[:, 0], *operands, True, precision)[-1]
                 return operators.rollout_backward(kept, z, *arguments)
-
-        @staticmethod
-        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-            pass
-
-        @staticmethod
-        def backward(ctx: Any, *_: Tensor | None) -> Any:
-            raise DerivativeOrderError(SECOND_DERIVATIVE_MESSAGE)
-
-        @staticmethod
-        def jvp(ctx: Any, *_: Any) -> Any:
-            raise DerivativeOrderError(FORWARD_MODE_MESSAGE)
 
         @staticmethod
         def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from ffrl.errors import DerivativeOrderError
-from ffrl.ops.analytic import FORWARD_MODE_MESSAGE, SECOND_DERIVATIVE_MESSAGE
+from ffrl.ops.analytic import FORWARD_MODE_MESSAGE
 from ffrl.ops.backends import CPP_REASON
 from ffrl.ops.batching import loop_batch
-from ffrl.ops.functions import apply_function
+from ffrl.ops.functions import GradientsOnly, apply_function
 from ffrl.ops.registration import (
     below_autograd,
     register_operator,
@@ -58,25 +58,13 @@ class _TimeFeatures(torch.autograd.Function):
         raise DerivativeOrderError(FORWARD_MODE_MESSAGE)
 
 
-class _TimeFeaturesVjp(torch.autograd.Function):
+class _TimeFeaturesVjp(GradientsOnly):
     """Gradients of time and of the weights; they have no derivative of their own."""
 
     @staticmethod
     def forward(*arguments: Any) -> tuple[Tensor, ...]:
         with below_autograd():
             return torch.ops.ffrl.time_features_backward(*arguments)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *_: Tensor | None) -> Any:
-        raise DerivativeOrderError(SECOND_DERIVATIVE_MESSAGE)
-
-    @staticmethod
-    def jvp(ctx: Any, *_: Any) -> Any:
-        raise DerivativeOrderError(FORWARD_MODE_MESSAGE)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
