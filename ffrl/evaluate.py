@@ -73,6 +73,15 @@ def print_tables(result: dict[str, Any]) -> None:
         "this shows how it generalises and is no lower bound. t=0: error of the one frame that needs no flow.",
         style="dim",
     )
+    if result["matching"] is not None:
+        matching = result["matching"]
+        console.print(
+            f"k recognized from the frames in {100 * matching['accuracy']:.2f} % of {matching['num_images']} images "
+            f"under each transformation, potentials matched one to one: {matching['potential_of']}"
+        )
+        rows = result["transformations"].items()
+        inferred = ", ".join(f"{name} {row['recognized_equivariance_error']:.1f}" for name, row in rows)
+        console.print(f"E_k along the potential recognized in each sequence: {inferred}")
     console.print(likelihoods)
     if not all(row["is_bound"] for row in result["transformations"].values()):
         console.print(
@@ -99,6 +108,7 @@ def main(argv: list[str]) -> int:
     command = tyro.cli(EvaluateCommand, args=argv, prog="python -m ffrl.evaluate", config=config)
     from ffrl.data import TransformedImages, load_images  # load torch: not before --help has been answered
     from ffrl.evaluation import evaluate_model
+    from ffrl.matching import match_potentials
     from ffrl.trainer import load_model
 
     config = command.evaluation
@@ -107,12 +117,15 @@ def main(argv: list[str]) -> int:
     images = load_images(trained.data, "test", config.data_dir or trained.data_dir)
     data = TransformedImages(images.images, trained.sequence, next(model.parameters()).device)
     start = time.perf_counter()
+    matching = match_potentials(model, data, num_images=config.num_images or len(data), batch_size=config.batch_size)
     result = {
         "run": str(command.run),
         "iteration": iteration,
         "data": trained.data,
         "data_source": images.source,
         "split": "test",
+        "supervision": trained.supervision.mode,
+        "matching": matching,
         **evaluate_model(model, data, config),
     }
     print_tables(result)

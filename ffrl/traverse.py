@@ -141,6 +141,7 @@ def main(argv: list[str]) -> int:
 
     from ffrl.data import TransformedImages, load_images
     from ffrl.figures.album import Album
+    from ffrl.matching import match_potentials
     from ffrl.trainer import load_model
     from ffrl.traversals import composition_errors
 
@@ -150,6 +151,7 @@ def main(argv: list[str]) -> int:
     evaluation, remark = read_evaluation(command.run, iteration)
     images = load_images(trained.data, "test", command.data_dir or trained.data_dir)
     data = TransformedImages(images.images, trained.sequence, next(model.parameters()).device)
+    match_potentials(model, data, batch_size=command.batch_size)
     chosen = command.indices
     if chosen is None:
         chosen = choose_digits(images.labels, command.num_digits, command.seed)

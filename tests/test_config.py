@@ -16,6 +16,7 @@ from ffrl.config import (
     ModelConfig,
     OptimizerConfig,
     SequenceConfig,
+    SupervisionConfig,
     TrainConfig,
     differences,
     from_dict,
@@ -33,6 +34,8 @@ def changed(config: TrainConfig, **values: Any) -> TrainConfig:
         config = dataclasses.replace(config, **{part: new})
     return config
 
+
+PARTS = ("sequence", "model", "loss", "supervision", "optimizer")
 
 EVERYTHING_CHANGED = TrainConfig(
     out=Path("/tmp/elsewhere"),
@@ -55,6 +58,7 @@ EVERYTHING_CHANGED = TrainConfig(
     sequence=SequenceConfig(("hue",), num_steps=2, max_scale=2.0, max_rotation=-30.0, max_hue=340.0),
     model=ModelConfig(3, 28, 5, (4,), True, (6,), (7, 8), False, 0.5, (9, 10), "tanh", 12),
     loss=LossConfig("laplace", 0.5, 0.25, 2.0, "exact", 1e-4),
+    supervision=SupervisionConfig("weak", "label", 0.3, 1e-4, 0.2),
     optimizer=OptimizerConfig(1e-2, "cosine", 10),
 )
 
@@ -166,10 +170,8 @@ def test_differences_that_a_continuation_may_have():
 
 def test_every_other_field_is_a_difference():
     base = TrainConfig()
-    expected = {
-        name for name in to_dict(base) if name not in {*RESUMABLE_FIELDS, "sequence", "model", "loss", "optimizer"}
-    }
-    for part in ("sequence", "model", "loss", "optimizer"):
+    expected = {name for name in to_dict(base) if name not in {*RESUMABLE_FIELDS, *PARTS}}
+    for part in PARTS:
         expected |= {f"{part}.{name}" for name in to_dict(base)[part]}
     assert expected - set(differences(base, EVERYTHING_CHANGED)) == {
         "iterations",
@@ -189,5 +191,5 @@ def test_a_longer_run_continues_a_shorter_one_where_the_schedule_does_not_depend
 
 def test_a_configuration_of_version_0_1_0_is_read():
     data = to_dict(TrainConfig())
-    del data["precision"]
+    del data["precision"], data["supervision"]
     assert from_dict(data) == TrainConfig()

@@ -21,7 +21,8 @@ LAYERS = (
     ("checks", "config", "presets", "records", "kernels"),
     ("ops",),
     ("models", "data"),
-    ("losses", "metrics"),
+    ("losses", "metrics", "supervision"),
+    ("matching",),
     ("command_line", "checkpoint", "run_folder", "progress", "trainer", "train", "evaluation", "evaluate"),
     ("figures", "traversals", "traverse"),
 )

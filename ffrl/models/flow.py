@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ffrl.config import Precision
+from ffrl.models.choice import Choice
 from ffrl.models.potential import PotentialMLP
 from ffrl.ops import flow_rollout, log_abs_det, potential_derivatives, potential_hessian
 from ffrl.records import FlowRollout, FlowTrajectory
@@ -49,6 +50,55 @@ class LatentFlow(nn.Module):
             du_dt=out.du_dt.view(steps),
             d2u_dt2=None if out.d2u_dt2 is None else out.d2u_dt2.view(steps),
             lap_u=None if out.lap_u is None else out.lap_u.view(steps),
+        )
+
+    def through(
+        self, z0: Tensor, choice: Choice, num_steps: int, *, laplacian: bool = True, d2u_dt2: bool = False
+    ) -> FlowTrajectory:
+        """``forward`` along the chosen potentials, with the straight-through gradient in the weights of the choice.
+
+        Every step evaluates the velocities of all potentials at the state that it starts from, forward only, so that
+        the weights learn what each of them would have done there; likewise the Laplacian.
+        """
+        if choice.weights is None:
+            return self(z0, choice.k, num_steps, laplacian=laplacian, d2u_dt2=d2u_dt2)
+        states, steps = [z0], []
+        for t in range(1, num_steps + 1):
+
+            def step(k: int | Tensor, z: Tensor = states[-1], t: float = float(t)) -> Tensor:  # (B, D+1)
+                out = potential_derivatives(
+                    self.potential, z, t, k, laplacian=None, backend=self.backend, precision=self.precision
+                )
+                return torch.cat([out.du_dz, out.du_dt[:, None]], dim=1)
+
+            steps.append(choice.through(step))
+            states.append(states[-1] + steps[-1][:, :-1])
+        z, rates = torch.stack(states, 1), torch.stack(steps, 1)  # (B, T+1, D), (B, T, D+1)
+        curvature = None
+        if laplacian or d2u_dt2:
+
+            def curvatures(k: int | Tensor) -> Tensor:  # (B, T, 1 or 2)
+                rows, time, k_rows = step_rows(z, k)
+                out = potential_derivatives(
+                    self.potential,
+                    rows,
+                    time,
+                    k_rows,
+                    d2u_dt2=d2u_dt2,
+                    laplacian="exact" if laplacian else None,
+                    backend=self.backend,
+                    precision=self.precision,
+                )
+                found = [value for value in (out.lap_u, out.d2u_dt2) if value is not None]
+                return torch.stack(found, dim=1).view(z0.shape[0], num_steps, -1)
+
+            curvature = choice.through(curvatures)
+        return FlowTrajectory(
+            z=z,
+            du_dz=rates[..., :-1],
+            du_dt=rates[..., -1],
+            d2u_dt2=curvature[..., -1] if curvature is not None and d2u_dt2 else None,
+            lap_u=curvature[..., 0] if curvature is not None and laplacian else None,
         )
 
     def roll(self, z0: Tensor, k: int | Tensor, num_steps: int) -> FlowRollout:

@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 from ffrl.config import ModelConfig, Precision
 from ffrl.errors import ArgumentError
+from ffrl.models.choice import Choice
 from ffrl.models.decoder import Decoder
 from ffrl.models.encoder import Encoder
 from ffrl.models.flow import LatentFlow, step_rows
 from ffrl.models.potential import PotentialMLP
 from ffrl.models.prior import DiffusionPrior
+from ffrl.models.transformation import TransformationEncoder
 from ffrl.ops import potential_derivatives
 from ffrl.records import FlowTrajectory
 
@@ -30,10 +32,19 @@ class SequenceOutputs(NamedTuple):
 
 
 class SequenceVAE(nn.Module):
-    """Encoder, decoder, K potentials with their force networks, and the diffusion prior (FFRL, section 3)."""
+    """Encoder, decoder, K potentials with their force networks, and the diffusion prior (FFRL, section 3).
+
+    With ``recognized_frames``, T+1, also the network of q(k | x_0..x_T).
+    """
 
     def __init__(
-        self, config: ModelConfig, num_potentials: int, backend: str = "auto", precision: Precision = "tf32x3"
+        self,
+        config: ModelConfig,
+        num_potentials: int,
+        backend: str = "auto",
+        precision: Precision = "tf32x3",
+        *,
+        recognized_frames: int | None = None,
     ) -> None:
         super().__init__()
         self.config = config
@@ -43,6 +54,9 @@ class SequenceVAE(nn.Module):
         self.flow = LatentFlow(PotentialMLP(*sizes, config.output_activation, config.time_dim), backend, precision)
         self.force = PotentialMLP(*sizes, config.output_activation, config.time_dim)
         self.prior = DiffusionPrior(num_potentials)
+        self.transformation = (
+            None if recognized_frames is None else TransformationEncoder(config, num_potentials, recognized_frames)
+        )
 
     @property
     def potential(self) -> PotentialMLP:
@@ -68,12 +82,14 @@ class SequenceVAE(nn.Module):
             flow.potential, z0, 0.0, k, laplacian=None, backend=flow.backend, precision=flow.precision
         ).du_dz
 
-    def forward(self, x: Tensor, k: Tensor, noise: Tensor | None = None, *, laplacian: bool = True) -> SequenceOutputs:
+    def forward(
+        self, x: Tensor, k: Tensor | Choice, noise: Tensor | None = None, *, laplacian: bool = True
+    ) -> SequenceOutputs:
         """One pass over a batch of sequences.
 
         Args:
             x: (B, T+1, C, I, I) in [0, 1]; only the first frame is encoded.
-            k: (B,) int64.
+            k: (B,) int64, or a choice, whose weights then get the straight-through gradient.
             noise: (B, D) standard normal for z_0 = mu + sigma·noise; drawn from torch's generator when None.
             laplacian: also compute Δu along the trajectory, the one part that is cubic in the width.
         """
@@ -85,16 +101,19 @@ class SequenceVAE(nn.Module):
             raise ArgumentError("x.dtype", x.dtype, f"the dtype of the model, {dtype}")
         if x.device != device:
             raise ArgumentError("x.device", x.device, f"the device of the model, {device}")
-        if not isinstance(k, Tensor):
+        choice = k if isinstance(k, Choice) else Choice(k)
+        if not isinstance(choice.k, Tensor):
             raise ArgumentError("k", repr(k), f"an int64 tensor ({x.shape[0]},)")
         num_steps = x.shape[1] - 1
         mu, log_var = self.encoder(x[:, 0])
         if noise is not None and noise.shape != mu.shape:
             raise ArgumentError("noise.shape", tuple(noise.shape), str(tuple(mu.shape)))
         z0 = mu + torch.exp(0.5 * log_var) * (torch.randn_like(mu) if noise is None else noise)
-        trajectory = self.flow(z0, k, num_steps, laplacian=laplacian)
-        force, initial_velocity = self.force_along(trajectory.z, k), self.initial_velocity(z0, k)
-        return SequenceOutputs(mu, log_var, trajectory, force, initial_velocity, self.decode_sequence(trajectory.z))
+        trajectory = self.flow.through(z0, choice, num_steps, laplacian=laplacian)
+        z = trajectory.z
+        force = choice.through(lambda one: self.force_along(z, one))
+        initial_velocity = choice.through(lambda one: self.initial_velocity(z0, one))
+        return SequenceOutputs(mu, log_var, trajectory, force, initial_velocity, self.decode_sequence(z))
 
     def project_(self) -> None:
         """Put constrained parameters back into their range; call after every optimizer step."""
