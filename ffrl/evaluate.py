@@ -106,27 +106,28 @@ def main(argv: list[str]) -> int:
 
     config = (tyro.conf.PositionalRequiredArgs, tyro.conf.OmitArgPrefixes)
     command = tyro.cli(EvaluateCommand, args=argv, prog="python -m ffrl.evaluate", config=config)
-    from ffrl.data import TransformedImages, load_images  # load torch: not before --help has been answered
-    from ffrl.evaluation import evaluate_model
-    from ffrl.matching import match_potentials
-    from ffrl.trainer import load_model
+    from ffrl.evaluation import evaluate_model  # load torch: not before --help has been answered
+    from ffrl.trained_run import load_trained_run
 
     config = command.evaluation
-    model, trained, iteration = load_model(command.run, device=config.device, backend=config.backend)
     check_writable(command.run)
-    images = load_images(trained.data, "test", config.data_dir or trained.data_dir)
-    data = TransformedImages(images.images, trained.sequence, next(model.parameters()).device)
     start = time.perf_counter()
-    matching = match_potentials(model, data, num_images=config.num_images or len(data), batch_size=config.batch_size)
+    trained = load_trained_run(
+        command.run,
+        device=config.device,
+        backend=config.backend,
+        data_dir=config.data_dir,
+        match_images=config.num_images,
+    )
     result = {
         "run": str(command.run),
-        "iteration": iteration,
-        "data": trained.data,
-        "data_source": images.source,
+        "iteration": trained.iteration,
+        "data": trained.config.data,
+        "data_source": trained.images.source,
         "split": "test",
-        "supervision": trained.supervision.mode,
-        "matching": matching,
-        **evaluate_model(model, data, config),
+        "supervision": trained.config.supervision.mode,
+        "matching": trained.matching,
+        **evaluate_model(trained.model, trained.data, config),
     }
     print_tables(result)
     path = command.run / EVALUATION_FILE
