@@ -110,7 +110,6 @@ def main(argv: list[str]) -> int:
     from ffrl.trained_run import load_trained_run
 
     config = command.evaluation
-    check_writable(command.run)
     start = time.perf_counter()
     trained = load_trained_run(
         command.run,
@@ -119,6 +118,7 @@ def main(argv: list[str]) -> int:
         data_dir=config.data_dir,
         match_images=config.num_images,
     )
+    check_writable(command.run)
     result = {
         "run": str(command.run),
         "iteration": trained.iteration,

@@ -144,8 +144,8 @@ def main(argv: list[str]) -> int:
     from ffrl.traversals import composition_errors
 
     out = command.run / FIGURES_FOLDER if command.out is None else command.out
-    check_writable(out)
     trained = load_trained_run(command.run, device=command.device, backend=command.backend, data_dir=command.data_dir)
+    check_writable(out)
     model, iteration, images, data = trained.model, trained.iteration, trained.images, trained.data
     evaluation, remark = read_evaluation(command.run, iteration)
     chosen = command.indices
