@@ -14,7 +14,7 @@ Transformation = Literal["scale", "rotation", "hue"]
 Likelihood = Literal["gaussian", "laplace", "bernoulli"]
 LogDet = Literal["trace", "exact"]
 Preset = Literal["tiny", "small", "paper"]
-DataName = Literal["auto", "mnist", "digits"]
+DataName = Literal["auto", "mnist", "digits", "shapes"]
 # Of the cubic products in the GPU kernels; their operators take the place in this list.
 Precision = Literal["ieee", "tf32x3", "tf32"]
 
@@ -175,6 +175,8 @@ class TrainConfig:
     """auto: MNIST where it is found or can be downloaded, otherwise scikit-learn's digits, with a warning."""
     data_dir: Path | None = None
     """Where to look for the data first; default the variable FFRL_DATA."""
+    held_out_classes: tuple[int, ...] = ()
+    """Labels whose images training never shows; python -m ffrl.generalisation scores them on their own."""
     backend: str = "auto"
     """Backend of the potential op; see ffrl.ops.available_backends()."""
     precision: Precision = "tf32x3"
@@ -207,6 +209,8 @@ class TrainConfig:
         require(self.seed < 2**63, "seed", self.seed, "an integer below 2^63")
         for name in ("iterations", "batch_size", "checkpoint_every", "keep_checkpoints", "log_every"):
             require_integer(name, getattr(self, name), 1)
+        for i, label in enumerate(self.held_out_classes):
+            require_integer(f"held_out_classes[{i}]", label, 0)
         if self.threads is not None:
             require_integer("threads", self.threads, 1)
             require(self.threads <= 1024, "threads", self.threads, "an integer <= 1024")
@@ -262,7 +266,11 @@ RESUMABLE_FIELDS = frozenset(
 )
 
 
-ADDED_LATER = {"precision": "tf32x3", "supervision": dataclasses.asdict(SupervisionConfig())}
+ADDED_LATER = {
+    "precision": "tf32x3",
+    "held_out_classes": (),
+    "supervision": dataclasses.asdict(SupervisionConfig()),
+}
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from ffrl.checkpoint import (
     save_checkpoint,
 )
 from ffrl.config import OptimizerConfig, TrainConfig, differences
-from ffrl.data import TransformedImages, load_images, resolve_name
+from ffrl.data import TransformedImages, load_images, resolve_name, without_classes
 from ffrl.errors import ArgumentError, CheckpointError, TrainingDiverged
 from ffrl.losses import sequence_losses
 from ffrl.models import SequenceVAE
@@ -133,7 +133,7 @@ class Trainer:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self.config, self.device = config, device
-        self.images = load_images(config.data, "train", config.data_dir)
+        self.images = without_classes(load_images(config.data, "train", config.data_dir), config.held_out_classes)
         self.data = TransformedImages(self.images.images, config.sequence, device)
         torch.manual_seed(config.seed)
         self.model = build_model(config).to(device)

@@ -1,5 +1,6 @@
 """Data sets, exact image transforms, and the sequences made from them."""
 
+from ffrl.data.classes import split_classes, without_classes
 from ffrl.data.registry import ImageSet, load_images, resolve_name
 from ffrl.data.sequences import TransformedImages
 from ffrl.data.transforms import hue_of_red, rotate_hue, scale_rotate
@@ -12,4 +13,6 @@ __all__ = [
     "resolve_name",
     "rotate_hue",
     "scale_rotate",
+    "split_classes",
+    "without_classes",
 ]

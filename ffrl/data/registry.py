@@ -9,9 +9,11 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
+from ffrl.config import DataName
 from ffrl.data.digits import load_digits
 from ffrl.data.download import DataUnavailable
 from ffrl.data.mnist import load_mnist, mnist_files
+from ffrl.data.shapes import load_shapes
 from ffrl.errors import ArgumentError
 
 _log = logging.getLogger(__name__)
@@ -29,18 +31,17 @@ class ImageSet(NamedTuple):
 LOADERS: dict[str, Callable[[str, Path | None], tuple[Tensor, Tensor, str]]] = {
     "mnist": load_mnist,
     "digits": lambda split, data_dir: load_digits(split),
+    "shapes": lambda split, data_dir: load_shapes(split),
 }
 
 
-def load_images(
-    name: Literal["auto", "mnist", "digits"], split: Literal["train", "test"], data_dir: Path | None = None
-) -> ImageSet:
+def load_images(name: DataName, split: Literal["train", "test"], data_dir: Path | None = None) -> ImageSet:
     """Load a part of a data set.
 
     Args:
-        name: "mnist", "digits" (scikit-learn's, bundled), or "auto", see ``resolve_name``.
+        name: "mnist", "digits" (scikit-learn's, bundled), "shapes" (drawn by formula), or "auto", see ``resolve_name``.
         split: "train" or "test".
-        data_dir: where MNIST is, see ``ffrl.data.mnist.mnist_files``; the digits need no folder and ignore it.
+        data_dir: where MNIST is, see ``ffrl.data.mnist.mnist_files``; the others need no folder and ignore it.
 
     Returns:
         The images (N, I, I) uint8, labels (N,) int64, the name that "auto" stood for, and the source.
@@ -56,7 +57,7 @@ def load_images(
     return ImageSet(resolved, images, labels, source)
 
 
-def resolve_name(name: Literal["auto", "mnist", "digits"], data_dir: Path | None = None) -> Literal["mnist", "digits"]:
+def resolve_name(name: DataName, data_dir: Path | None = None) -> Literal["mnist", "digits", "shapes"]:
     """The data set that a name stands for.
 
     "auto" is MNIST where both its parts are found or can be downloaded (which is done), and otherwise scikit-learn's
