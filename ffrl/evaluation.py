@@ -134,7 +134,7 @@ def evaluate_model(model: SequenceVAE, data: TransformedImages, config: Evaluati
     }
 
 
-def summarize(values: dict[str, list[Tensor]]) -> dict[str, Any]:
+def mean_values(values: dict[str, list[Tensor]]) -> dict[str, Any]:
     """Mean and standard error of per-sample values; a value per step becomes a list."""
     summary: dict[str, Any] = {}
     for metric, parts in values.items():
@@ -142,6 +142,12 @@ def summarize(values: dict[str, list[Tensor]]) -> dict[str, Any]:
         summary[metric] = rows.mean(0).tolist()
         if rows.dim() == 1:
             summary[f"{metric}_standard_error"] = (rows.std(unbiased=rows.shape[0] > 1) / rows.shape[0] ** 0.5).item()
+    return summary
+
+
+def summarize(values: dict[str, list[Tensor]]) -> dict[str, Any]:
+    """``mean_values``, and the ratio of the equivariance error to the copy baseline."""
+    summary = mean_values(values)
     copy = summary["copy"]  # zero where the transformation does nothing
     summary["equivariance_over_copy"] = summary["equivariance_error"] / copy if copy else None
     return summary

@@ -24,7 +24,7 @@ LAYERS = (
     ("losses", "metrics", "supervision"),
     ("matching",),
     ("command_line", "checkpoint", "run_folder", "progress", "trainer", "trained_run", "train", "evaluation", "evaluate"),
-    ("figures", "traversals", "traverse"),
+    ("figures", "traversals", "traverse", "generalisation", "generalisation_errors"),
 )
 LAYER_OF = {name: layer for layer, names in enumerate(LAYERS) for name in names}
 
