@@ -18,13 +18,13 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("__init__",),
     ("errors",),
-    ("checks", "config", "presets", "records", "kernels"),
+    ("checks", "config", "presets", "vp_config", "records", "kernels"),
     ("ops",),
     ("models", "data"),
     ("losses", "metrics", "supervision"),
     ("matching",),
     ("command_line", "checkpoint", "run_folder", "progress", "trainer", "trained_run", "train", "evaluation", "evaluate"),
-    ("figures", "traversals", "traverse", "generalisation", "generalisation_errors"),
+    ("figures", "traversals", "traverse", "generalisation", "generalisation_errors", "vp", "vp_score"),
 )
 LAYER_OF = {name: layer for layer, names in enumerate(LAYERS) for name in names}
 
@@ -35,6 +35,7 @@ ALLOWED_DISTRIBUTIONS = {
     "checks": set(),
     "config": set(),
     "presets": set(),
+    "vp_config": set(),
     "records": {"torch"},
     "kernels": {"torch", "triton"},
 }

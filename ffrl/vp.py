@@ -1,0 +1,85 @@
+"""VP score of a run: python -m ffrl.vp RUN."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ffrl.command_line import run_command
+from ffrl.run_folder import check_writable, write_json
+from ffrl.vp_config import VPConfig
+
+VP_FILE = "vp.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class VPCommand:
+    """Train classifiers of the transformation on a run's pairs [x_0, x_T], print the score, write vp.json into it."""
+
+    run: Path
+    """Run folder written by python -m ffrl.train."""
+    vp: VPConfig = dataclasses.field(default_factory=VPConfig)
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    backend: str | None = None
+    """Backend of the potential op; default that of the run."""
+    data_dir: Path | None = None
+    """Where to look for the data first; default the variable FFRL_DATA."""
+
+
+def print_score(result: dict[str, Any]) -> None:
+    """Print the score beside its ceiling and chance."""
+    from rich.console import Console  # here, so that a missing package is reported as run_command does
+    from rich.table import Table
+
+    numbers = f"{result['num_train']} pairs to train on, {result['num_test']} to test"
+    seeds, chance = len(result["generated"]["seeds"]), f"{100 * result['chance']:.1f} %"
+    table = Table(
+        title=f"VP score: k told from (x_0, x_T); {numbers}; mean ± deviation of {seeds} seeds; chance {chance}"
+    )
+    for column in ("pairs", "last epoch", "best epoch"):
+        table.add_column(column, justify="left" if column == "pairs" else "right")
+    first = "decode(z_0)" if result["config"]["start"] == "decoded" else "true x_0"
+    for name, label in (("generated", f"generated: {first}, decode(z_T)"), ("truth", "true: the ceiling")):
+        row = result[name]
+        cells = (f"{100 * row[e]:.2f} ± {100 * row[f'{e}_standard_deviation']:.2f} %" for e in ("last", "best"))
+        table.add_row(label, *cells)
+    console = Console(width=120)
+    console.print(table)
+    console.print("best epoch: chosen on the test pairs, as in the papers, and therefore optimistic.", style="dim")
+
+
+def main(argv: list[str]) -> int:
+    import tyro
+
+    config = (tyro.conf.PositionalRequiredArgs, tyro.conf.OmitArgPrefixes)
+    command = tyro.cli(VPCommand, args=argv, prog="python -m ffrl.vp", config=config)
+    from ffrl.data import TransformedImages, load_images  # load torch: not before --help has been answered
+    from ffrl.trainer import load_model
+    from ffrl.vp_score import vp_score
+
+    model, trained, iteration = load_model(command.run, device=command.device, backend=command.backend)
+    check_writable(command.run)
+    images = load_images(trained.data, "test", command.data_dir or trained.data_dir)
+    data = TransformedImages(images.images, trained.sequence, next(model.parameters()).device)
+    start = time.perf_counter()
+    result = {
+        "run": str(command.run),
+        "iteration": iteration,
+        "data": trained.data,
+        "split": "test",
+        "config": dataclasses.asdict(command.vp),
+        **vp_score(model, data, command.vp),
+    }
+    print_score(result)
+    path = command.run / VP_FILE
+    write_json(path, result)
+    print(f"scored in {time.perf_counter() - start:.0f} s; written to {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
