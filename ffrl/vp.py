@@ -43,7 +43,10 @@ def print_score(result: dict[str, Any]) -> None:
     for column in ("pairs", "last epoch", "best epoch"):
         table.add_column(column, justify="left" if column == "pairs" else "right")
     first = "decode(z_0)" if result["config"]["start"] == "decoded" else "true x_0"
-    for name, label in (("generated", f"generated: {first}, decode(z_T)"), ("truth", "true: the ceiling")):
+    for name, label in (
+        ("generated", f"generated: {first}, decode(z_T)"),
+        ("truth", "true: the ceiling for a model that is right"),
+    ):
         row = result[name]
         cells = (f"{100 * row[e]:.2f} ± {100 * row[f'{e}_standard_deviation']:.2f} %" for e in ("last", "best"))
         table.add_row(label, *cells)

@@ -170,7 +170,9 @@ def summarize_seeds(accuracies: Sequence[VPAccuracy]) -> dict[str, Any]:
 
 
 def vp_score(model: SequenceVAE, data: TransformedImages, config: VPConfig) -> dict[str, Any]:
-    """The VP score of a model's pairs, beside that of the true pairs of the same images, the ceiling, and chance.
+    """The VP score of a model's pairs, beside that of the true pairs of the same images, and chance.
+
+    The true pairs are the ceiling for a model that is right; wrong ones can be easier to tell apart.
 
     Returns:
         {"generated": ..., "truth": ..., "chance": 1/K, "num_train": ..., "num_test": ...}; the first two from
