@@ -18,9 +18,8 @@ from ffrl.traverse import print_compositions
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ffrl.config import TrainConfig
     from ffrl.data import TransformedImages
-    from ffrl.models import SequenceVAE
+    from ffrl.trained_run import TrainedRun
 
 GENERALISATION_FILE = "generalisation.json"
 OTHER_DATA: tuple[DataName, ...] = ("shapes", "digits")
@@ -54,33 +53,32 @@ class GeneralisationCommand:
             require(name in allowed, f"other_data[{i}]", name, f"one of {allowed}")
 
 
-def score(command: GeneralisationCommand, model: SequenceVAE, trained: TrainConfig, iteration: int) -> dict[str, Any]:
+def score(command: GeneralisationCommand, trained: TrainedRun) -> dict[str, Any]:
     """Every number of the command: {"composition", "commutator", "extrapolation", "images": {name: errors}, ...}."""
     from ffrl.data import TransformedImages, load_images, split_classes
     from ffrl.generalisation_errors import commutator_errors, equivariance_errors, extrapolation_errors
     from ffrl.traversals import composition_errors
 
     sizes: Any = {"num_images": command.num_images, "batch_size": command.batch_size}
-    device = next(model.parameters()).device
-    folder = command.data_dir or trained.data_dir
+    model, config, own = trained.model, trained.config, trained.images
 
     def sequences(images: Any) -> TransformedImages:
-        return TransformedImages(images.images, trained.sequence, device)
+        return TransformedImages(images.images, config.sequence, trained.data.device)
 
-    own = load_images(trained.data, "test", folder)
-    seen, unseen = split_classes(own, trained.held_out_classes)
+    seen, unseen = split_classes(own, config.held_out_classes)
     others: Sequence[DataName] = command.other_data or [name for name in OTHER_DATA if name != own.name]
-    sets = {f"{own.name}, seen" if trained.held_out_classes else own.name: seen}
-    if trained.held_out_classes:
+    sets = {f"{own.name}, seen" if config.held_out_classes else own.name: seen}
+    if config.held_out_classes:
         sets[f"{own.name}, unseen"] = unseen
-    sets |= {name: load_images(name, "test", folder) for name in others}
+    sets |= {name: load_images(name, "test", command.data_dir or config.data_dir) for name in others}
     data = sequences(seen)
     return {
         "run": str(command.run),
-        "iteration": iteration,
-        "data": trained.data,
+        "iteration": trained.iteration,
+        "data": config.data,
         "split": "test",
-        "held_out_classes": list(trained.held_out_classes),
+        "matching": trained.matching,
+        "held_out_classes": list(config.held_out_classes),
         "composition": composition_errors(model, data, **sizes),
         "commutator": commutator_errors(model, data, **sizes),
         "extrapolation": extrapolation_errors(model, data, factor=command.factor, **sizes),
@@ -161,12 +159,12 @@ def main(argv: list[str]) -> int:
 
     config = (tyro.conf.PositionalRequiredArgs,)
     command = tyro.cli(GeneralisationCommand, args=argv, prog="python -m ffrl.generalisation", config=config)
-    from ffrl.trainer import load_model  # loads torch: not before --help has been answered
+    from ffrl.trained_run import load_trained_run  # loads torch: not before --help has been answered
 
-    model, trained, iteration = load_model(command.run, device=command.device, backend=command.backend)
+    trained = load_trained_run(command.run, device=command.device, backend=command.backend, data_dir=command.data_dir)
     check_writable(command.run)
     start = time.perf_counter()
-    result = score(command, model, trained, iteration)
+    result = score(command, trained)
     print_tables(result)
     path = command.run / GENERALISATION_FILE
     write_json(path, result)

@@ -60,22 +60,20 @@ def main(argv: list[str]) -> int:
 
     config = (tyro.conf.PositionalRequiredArgs, tyro.conf.OmitArgPrefixes)
     command = tyro.cli(VPCommand, args=argv, prog="python -m ffrl.vp", config=config)
-    from ffrl.data import TransformedImages, load_images  # load torch: not before --help has been answered
-    from ffrl.trainer import load_model
+    from ffrl.trained_run import load_trained_run  # load torch: not before --help has been answered
     from ffrl.vp_score import vp_score
 
-    model, trained, iteration = load_model(command.run, device=command.device, backend=command.backend)
+    trained = load_trained_run(command.run, device=command.device, backend=command.backend, data_dir=command.data_dir)
     check_writable(command.run)
-    images = load_images(trained.data, "test", command.data_dir or trained.data_dir)
-    data = TransformedImages(images.images, trained.sequence, next(model.parameters()).device)
     start = time.perf_counter()
     result = {
         "run": str(command.run),
-        "iteration": iteration,
-        "data": trained.data,
+        "iteration": trained.iteration,
+        "data": trained.config.data,
         "split": "test",
+        "matching": trained.matching,
         "config": dataclasses.asdict(command.vp),
-        **vp_score(model, data, command.vp),
+        **vp_score(trained.model, trained.data, command.vp),
     }
     print_score(result)
     path = command.run / VP_FILE

@@ -23,7 +23,17 @@ LAYERS = (
     ("models", "data"),
     ("losses", "metrics", "supervision"),
     ("matching",),
-    ("command_line", "checkpoint", "run_folder", "progress", "trainer", "trained_run", "train", "evaluation", "evaluate"),
+    (
+        "command_line",
+        "checkpoint",
+        "run_folder",
+        "progress",
+        "trainer",
+        "trained_run",
+        "train",
+        "evaluation",
+        "evaluate",
+    ),
     ("figures", "traversals", "traverse", "generalisation", "generalisation_errors", "vp", "vp_score"),
 )
 LAYER_OF = {name: layer for layer, names in enumerate(LAYERS) for name in names}

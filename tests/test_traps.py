@@ -17,14 +17,13 @@ import pytest
 import torch
 from torch import Tensor
 
-import ffrl.data
 import ffrl.evaluate
 import ffrl.generalisation
 import ffrl.traverse
 import ffrl.vp
 from ffrl.command_line import run_command
 from ffrl.config import EvaluationConfig, LossConfig, SequenceConfig
-from ffrl.data import TransformedImages
+from ffrl.data import TransformedImages, registry
 from ffrl.evaluation import evaluate_model, sequence_errors, sequence_likelihoods
 from ffrl.losses import gaussian_log_prob, hj_residual, sequence_losses
 from ffrl.metrics import equivariance_error, log_prob_ceiling
@@ -33,7 +32,7 @@ from ffrl.ops import available_backends, potential_derivatives
 from ffrl.presets import preset_config
 from ffrl.records import SequenceBatch
 from ffrl.trainer import Trainer, load_model
-from tests.models.reference import potential, random_batch, tiny_model
+from tests.models.reference import TINY, potential, random_batch, tiny_model
 from tests.tolerances import FLOAT64, ROUNDING, relative_error
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -262,25 +261,26 @@ def test_the_kl_is_subtracted_from_the_log_likelihood():
 def test_what_is_reported_is_of_the_test_set(module: Any, flags: str, run: Path, monkeypatch: pytest.MonkeyPatch):
     """Evaluation on the training set."""
     splits: list[str] = []
-    original = ffrl.data.load_images
+    for name, loader in registry.LOADERS.items():
 
-    def load(name: Any, split: Any, data_dir: Path | None = None) -> Any:
-        splits.append(split)
-        return original(name, split, data_dir)
+        def load(split: str, data_dir: Path | None, loader: Any = loader) -> Any:
+            splits.append(split)
+            return loader(split, data_dir)
 
-    monkeypatch.setattr(ffrl.data, "load_images", load)
+        monkeypatch.setitem(registry.LOADERS, name, load)
     assert run_command(module.main, [str(run), "--device", "cpu", *flags.split()]) == 0
     assert splits and set(splits) == {"test"}
 
 
 def test_there_is_no_noise_in_the_errors():
     """Gumbel noise and sampled z_0 left on in evaluation (tests/test_evaluation.py)."""
-    model, (x, k) = tiny_model().train(), random_batch(4, 3)
+    model, (x, k) = SequenceVAE(TINY, 3, recognized_frames=4).double().train(), random_batch(4, 3)
     with torch.no_grad():
         model.encoder.log_var.bias.fill_(3.0)
     first = sequence_errors(model, x, k)
     torch.manual_seed(1)
     again = sequence_errors(model, x, k)
+    assert "recognized_equivariance_error" in first  # of the k that the model recognizes
     for name, value in first.items():
         assert torch.equal(value, again[name]), name
     sampled = torch.sigmoid(model(x, k).logits)
