@@ -13,6 +13,7 @@ from ffrl.errors import ArgumentError
 Transformation = Literal["scale", "rotation", "hue"]
 Likelihood = Literal["gaussian", "laplace", "bernoulli"]
 LogDet = Literal["trace", "exact"]
+PriorName = Literal["diffusion", "standard_normal", "mixture", "vamp"]
 Preset = Literal["tiny", "small", "paper"]
 DataName = Literal["auto", "mnist", "digits"]
 # Of the cubic products in the GPU kernels; their operators take the place in this list.
@@ -71,10 +72,16 @@ class ModelConfig:
     """Output activation of the potentials."""
     time_dim: int | None = None
     """Width of the sinusoidal time embedding, even; default H1 rounded up to even."""
+    prior: PriorName = "diffusion"
+    """p_t(z): the diffusion of N(0, I), N(0, I) itself, a mixture of Gaussians, or the VampPrior."""
+    prior_components: int = 10
+    """Gaussians of the prior "mixture"."""
+    pseudo_inputs: int = 64
+    """Learned images of the prior "vamp"."""
 
     def __post_init__(self) -> None:
         check_types(self, "model.")
-        for name in ("image_channels", "image_size", "latent_dim"):
+        for name in ("image_channels", "image_size", "latent_dim", "prior_components", "pseudo_inputs"):
             require_integer(f"model.{name}", getattr(self, name), 1)
         for name in ("conv_widths", "encoder_widths", "decoder_widths", "potential_widths"):
             widths = getattr(self, name)
@@ -231,7 +238,13 @@ RESUMABLE_FIELDS = frozenset(
 )
 
 
-ADDED_LATER = {"precision": "tf32x3"}
+# Dotted name -> what version 0.1.0, which did not have the field, did.
+ADDED_LATER: dict[str, Any] = {
+    "precision": "tf32x3",
+    "model.prior": "diffusion",
+    "model.prior_components": 10,
+    "model.pseudo_inputs": 64,
+}
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -253,8 +266,19 @@ def from_dict(data: Mapping[str, Any]) -> TrainConfig:
     Fields that version 0.1.0 did not have take what it did.
     """
     if isinstance(data, Mapping):
-        data = {**ADDED_LATER, **data}
+        data = _with_added_fields(data)
     return _build(TrainConfig, data, "")
+
+
+def _with_added_fields(data: Mapping[str, Any]) -> dict[str, Any]:
+    filled = dict(data)
+    for name, value in ADDED_LATER.items():
+        part, _, field = name.rpartition(".")
+        if not part:
+            filled.setdefault(field, value)
+        elif isinstance(filled.get(part), Mapping):  # a part that is missing as a whole stays missing
+            filled[part] = {field: value, **filled[part]}
+    return filled
 
 
 def _build(kind: Any, data: Mapping[str, Any], prefix: str) -> Any:

@@ -19,7 +19,7 @@ class SequenceLosses(NamedTuple):
     """Per-sample terms of the loss of one batch."""
 
     reconstruction: Tensor  # (B, T+1) -log p(x_t | z_t), summed over pixels
-    kl_0: Tensor  # (B,)     KL(q(z_0 | x_0) || N(0, I)), closed form
+    kl_0: Tensor  # (B,)     KL(q(z_0 | x_0) || p_0), closed form or one sample
     kl_t: Tensor  # (B, T)   log q(z_t) - log p_t(z_t) at the posterior's z_t, one sample
     hj_residual: Tensor  # (B, T)   ∂u/∂t + ½|∇u|² - f
     initial_condition: Tensor  # (B,)     |∇u(z_0, 0)|²
@@ -74,9 +74,15 @@ def log_q_sequence(z0: Tensor, mu: Tensor, log_var: Tensor, log_det: Tensor) -> 
 
 
 def log_p_sequence(model: SequenceVAE, z: Tensor, k: Tensor) -> Tensor:
-    """log p_t(z_t), (B, T+1), under the diffusion prior, of states z (B, T+1, D)."""
+    """log p_t(z_t), (B, T+1), under the model's prior, of states z (B, T+1, D)."""
     times = torch.arange(z.shape[1], dtype=z.dtype, device=z.device)
-    return model.prior.log_prob(z, times, k[:, None])
+    return model.prior.log_prob(z, times, k[:, None], model.encoder)
+
+
+def kl_0(model: SequenceVAE, mu: Tensor, log_var: Tensor, log_ratio: Tensor) -> Tensor:
+    """KL(q(z_0 | x_0) || p_0), (B,): closed form where p_0 is N(0, I), else ``log_ratio`` (B,), which is one sample of
+    it: log q(z_0) - log p_0(z_0) at the posterior's z_0."""
+    return kl_standard_normal(mu, log_var) if model.prior.standard_normal_at_0 else log_ratio
 
 
 def step_log_det(model: SequenceVAE, outputs: SequenceOutputs, k: Tensor, config: LossConfig) -> Tensor:
@@ -98,7 +104,7 @@ def sequence_losses(
     log_p = log_p_sequence(model, z, batch.k)
     return SequenceLosses(
         reconstruction=reconstruction_nll(outputs.logits, batch.x, config),
-        kl_0=kl_standard_normal(outputs.mu, outputs.log_var),
+        kl_0=kl_0(model, outputs.mu, outputs.log_var, (log_q - log_p)[:, 0]),
         kl_t=(log_q - log_p)[:, 1:],
         hj_residual=hj_residual(outputs.trajectory.du_dz, outputs.trajectory.du_dt, outputs.force),
         initial_condition=outputs.initial_velocity.square().sum(-1),

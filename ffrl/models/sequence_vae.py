@@ -13,7 +13,7 @@ from ffrl.models.decoder import Decoder
 from ffrl.models.encoder import Encoder
 from ffrl.models.flow import LatentFlow, step_rows
 from ffrl.models.potential import PotentialMLP
-from ffrl.models.prior import DiffusionPrior
+from ffrl.models.prior import build_prior
 from ffrl.ops import potential_derivatives
 from ffrl.records import FlowTrajectory
 
@@ -30,7 +30,7 @@ class SequenceOutputs(NamedTuple):
 
 
 class SequenceVAE(nn.Module):
-    """Encoder, decoder, K potentials with their force networks, and the diffusion prior (FFRL, section 3)."""
+    """Encoder, decoder, K potentials with their force networks, and a prior (FFRL, section 3)."""
 
     def __init__(
         self, config: ModelConfig, num_potentials: int, backend: str = "auto", precision: Precision = "tf32x3"
@@ -42,7 +42,7 @@ class SequenceVAE(nn.Module):
         sizes = (config.latent_dim, config.potential_widths, num_potentials)
         self.flow = LatentFlow(PotentialMLP(*sizes, config.output_activation, config.time_dim), backend, precision)
         self.force = PotentialMLP(*sizes, config.output_activation, config.time_dim)
-        self.prior = DiffusionPrior(num_potentials)
+        self.prior = build_prior(config, num_potentials)
 
     @property
     def potential(self) -> PotentialMLP:
