@@ -13,6 +13,7 @@ from ffrl.errors import ArgumentError
 Transformation = Literal["scale", "rotation", "hue"]
 Likelihood = Literal["gaussian", "laplace", "bernoulli"]
 LogDet = Literal["trace", "exact"]
+PDEName = Literal["hj_force", "hj", "fokker_planck", "heat", "wave"]
 PriorName = Literal["diffusion", "standard_normal", "mixture", "vamp"]
 Preset = Literal["tiny", "small", "paper"]
 DataName = Literal["auto", "mnist", "digits"]
@@ -104,7 +105,7 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """loss = Σ_t rec_t + KL_0 + kl_weight Σ_{t>=1} KL_t + hj_weight HJ."""
+    """loss = Σ_t rec_t + KL_0 + kl_weight Σ_{t>=1} KL_t + hj_weight HJ, with HJ the residual of ``pde``."""
 
     likelihood: Likelihood = "gaussian"
     """p(x|z): gaussian N(decode(z), noise_scale²), laplace of scale noise_scale, or bernoulli."""
@@ -115,6 +116,8 @@ class LossConfig:
     """Change of variables: log|1 + Δu| (FFRL eq. 10) or log|det(I + ∇²u)| (eq. 9)."""
     log_det_floor: float = 1e-3
     """|1 + Δu| is clamped from below to this before the logarithm; its gradient is zero below."""
+    pde: PDEName = "hj_force"
+    """Equation asked of the potentials: Hamilton-Jacobi with a learned force or without, Fokker-Planck, heat, wave."""
 
     def __post_init__(self) -> None:
         check_types(self, "loss.")
@@ -244,6 +247,7 @@ ADDED_LATER: dict[str, Any] = {
     "model.prior": "diffusion",
     "model.prior_components": 10,
     "model.pseudo_inputs": 64,
+    "loss.pde": "hj_force",
 }
 
 

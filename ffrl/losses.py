@@ -21,7 +21,7 @@ class SequenceLosses(NamedTuple):
     reconstruction: Tensor  # (B, T+1) -log p(x_t | z_t), summed over pixels
     kl_0: Tensor  # (B,)     KL(q(z_0 | x_0) || p_0), closed form or one sample
     kl_t: Tensor  # (B, T)   log q(z_t) - log p_t(z_t) at the posterior's z_t, one sample
-    hj_residual: Tensor  # (B, T)   ∂u/∂t + ½|∇u|² - f
+    hj_residual: Tensor  # (B, T)   of the model's equation; ∂u/∂t + ½|∇u|² - f by default
     initial_condition: Tensor  # (B,)     |∇u(z_0, 0)|²
 
     def terms(self, config: LossConfig) -> dict[str, Tensor]:
@@ -60,11 +60,6 @@ def gaussian_log_prob(z: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
 def kl_standard_normal(mu: Tensor, log_var: Tensor) -> Tensor:
     """KL(N(mu, diag exp log_var) || N(0, I)), summed over the last dimension."""
     return 0.5 * (mu.square() + log_var.exp() - 1 - log_var).sum(-1)
-
-
-def hj_residual(du_dz: Tensor, du_dt: Tensor, force: Tensor) -> Tensor:
-    """∂u/∂t + ½|∇u|² - f, one value per sample and step (FFRL eq. 6): du_dz (..., D), du_dt and force (...)."""
-    return du_dt + 0.5 * du_dz.square().sum(-1) - force
 
 
 def log_q_sequence(z0: Tensor, mu: Tensor, log_var: Tensor, log_det: Tensor) -> Tensor:
@@ -106,6 +101,6 @@ def sequence_losses(
         reconstruction=reconstruction_nll(outputs.logits, batch.x, config),
         kl_0=kl_0(model, outputs.mu, outputs.log_var, (log_q - log_p)[:, 0]),
         kl_t=(log_q - log_p)[:, 1:],
-        hj_residual=hj_residual(outputs.trajectory.du_dz, outputs.trajectory.du_dt, outputs.force),
+        hj_residual=model.pde.residual(outputs.trajectory, outputs.force, batch.k),
         initial_condition=outputs.initial_velocity.square().sum(-1),
     )

@@ -74,7 +74,8 @@ def learning_rate(config: OptimizerConfig, iteration: int, iterations: int) -> f
 
 def build_model(config: TrainConfig) -> SequenceVAE:
     """The model of a configuration, on the CPU, from torch's random number generator."""
-    return SequenceVAE(config.model, len(config.sequence.transformations), config.backend, config.precision)
+    num_potentials = len(config.sequence.transformations)
+    return SequenceVAE(config.model, num_potentials, config.backend, config.precision, config.loss.pde)
 
 
 @contextmanager

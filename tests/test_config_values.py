@@ -58,6 +58,7 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (LossConfig, {"hj_weight": True}, "loss.hj_weight"),
     (LossConfig, {"log_det": "hutchinson"}, "loss.log_det"),
     (LossConfig, {"log_det_floor": 0.0}, "loss.log_det_floor"),
+    (LossConfig, {"pde": "schroedinger"}, "loss.pde"),
     (OptimizerConfig, {"learning_rate": 0.0}, "optimizer.learning_rate"),
     (OptimizerConfig, {"schedule": "linear"}, "optimizer.schedule"),
     (OptimizerConfig, {"warmup": -1}, "optimizer.warmup"),

@@ -12,7 +12,6 @@ from ffrl.config import LossConfig
 from ffrl.losses import (
     SequenceLosses,
     gaussian_log_prob,
-    hj_residual,
     kl_standard_normal,
     log_p_sequence,
     log_q_sequence,
@@ -21,6 +20,7 @@ from ffrl.losses import (
     step_log_det,
 )
 from ffrl.models import SequenceOutputs, SequenceVAE
+from ffrl.models.pde import hj_residual
 from ffrl.records import FlowTrajectory, SequenceBatch
 from tests.models.reference import naive_trajectory, random_batch, tiny_model
 from tests.tolerances import FLOAT64, ROUNDING, assert_matches, relative_error

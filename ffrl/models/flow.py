@@ -49,6 +49,7 @@ class LatentFlow(nn.Module):
             du_dt=out.du_dt.view(steps),
             d2u_dt2=None if out.d2u_dt2 is None else out.d2u_dt2.view(steps),
             lap_u=None if out.lap_u is None else out.lap_u.view(steps),
+            u=out.u.view(steps),
         )
 
     def roll(self, z0: Tensor, k: int | Tensor, num_steps: int) -> FlowRollout:

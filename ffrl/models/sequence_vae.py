@@ -7,11 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ffrl.config import ModelConfig, Precision
+from ffrl.config import ModelConfig, PDEName, Precision
 from ffrl.errors import ArgumentError
 from ffrl.models.decoder import Decoder
 from ffrl.models.encoder import Encoder
 from ffrl.models.flow import LatentFlow, step_rows
+from ffrl.models.pde import build_pde
 from ffrl.models.potential import PotentialMLP
 from ffrl.models.prior import build_prior
 from ffrl.ops import potential_derivatives
@@ -24,16 +25,24 @@ class SequenceOutputs(NamedTuple):
     mu: Tensor  # (B, D)
     log_var: Tensor  # (B, D)
     trajectory: FlowTrajectory
-    force: Tensor  # (B, T)  f = -MLP(z_{t-1}, t)² <= 0
+    force: Tensor | None  # (B, T)  f = -MLP(z_{t-1}, t)² <= 0, where the equation has one
     initial_velocity: Tensor  # (B, D) ∇u(z_0, 0)
     logits: Tensor  # (B, T+1, C, I, I)
 
 
 class SequenceVAE(nn.Module):
-    """Encoder, decoder, K potentials with their force networks, and a prior (FFRL, section 3)."""
+    """Encoder, decoder, K potentials and the equation asked of them, and a prior (FFRL, section 3).
+
+    Only where the equation has a force there is a network ``force``.
+    """
 
     def __init__(
-        self, config: ModelConfig, num_potentials: int, backend: str = "auto", precision: Precision = "tf32x3"
+        self,
+        config: ModelConfig,
+        num_potentials: int,
+        backend: str = "auto",
+        precision: Precision = "tf32x3",
+        pde: PDEName = "hj_force",
     ) -> None:
         super().__init__()
         self.config = config
@@ -41,7 +50,9 @@ class SequenceVAE(nn.Module):
         self.decoder = Decoder(config)
         sizes = (config.latent_dim, config.potential_widths, num_potentials)
         self.flow = LatentFlow(PotentialMLP(*sizes, config.output_activation, config.time_dim), backend, precision)
-        self.force = PotentialMLP(*sizes, config.output_activation, config.time_dim)
+        self.pde = build_pde(pde, num_potentials)
+        if self.pde.needs_force:
+            self.force = PotentialMLP(*sizes, config.output_activation, config.time_dim)
         self.prior = build_prior(config, num_potentials)
 
     @property
@@ -61,6 +72,16 @@ class SequenceVAE(nn.Module):
         rows, time, k_rows = step_rows(z, k)
         return -self.force(rows, time, k_rows).square().view(z.shape[0], z.shape[1] - 1)
 
+    def trajectory(self, z0: Tensor, k: int | Tensor, num_steps: int, *, laplacian: bool = False) -> FlowTrajectory:
+        """Trajectory of z0 (B, D) with what the equation needs, and with the Laplacian if asked for."""
+        laplacian = laplacian or self.pde.needs_laplacian
+        return self.flow(z0, k, num_steps, laplacian=laplacian, d2u_dt2=self.pde.needs_d2u_dt2)
+
+    def pde_residual(self, trajectory: FlowTrajectory, k: int | Tensor) -> Tensor:
+        """Residual of the equation at every step of a trajectory with what it needs, (B, T)."""
+        force = self.force_along(trajectory.z, k) if self.pde.needs_force else None
+        return self.pde.residual(trajectory, force, k)
+
     def initial_velocity(self, z0: Tensor, k: int | Tensor) -> Tensor:
         """∇u(z_0, 0), (B, D), which the initial condition asks to vanish."""
         flow = self.flow
@@ -75,7 +96,8 @@ class SequenceVAE(nn.Module):
             x: (B, T+1, C, I, I) in [0, 1]; only the first frame is encoded.
             k: (B,) int64.
             noise: (B, D) standard normal for z_0 = mu + sigma·noise; drawn from torch's generator when None.
-            laplacian: also compute Δu along the trajectory, the one part that is cubic in the width.
+            laplacian: compute Δu along the trajectory, the one part that is cubic in the width, even if the equation
+                does not need it.
         """
         size = (self.config.image_channels, self.config.image_size, self.config.image_size)
         if x.dim() != 5 or x.shape[1] < 2 or tuple(x.shape[2:]) != size:
@@ -92,8 +114,9 @@ class SequenceVAE(nn.Module):
         if noise is not None and noise.shape != mu.shape:
             raise ArgumentError("noise.shape", tuple(noise.shape), str(tuple(mu.shape)))
         z0 = mu + torch.exp(0.5 * log_var) * (torch.randn_like(mu) if noise is None else noise)
-        trajectory = self.flow(z0, k, num_steps, laplacian=laplacian)
-        force, initial_velocity = self.force_along(trajectory.z, k), self.initial_velocity(z0, k)
+        trajectory = self.trajectory(z0, k, num_steps, laplacian=laplacian)
+        force = self.force_along(trajectory.z, k) if self.pde.needs_force else None
+        initial_velocity = self.initial_velocity(z0, k)
         return SequenceOutputs(mu, log_var, trajectory, force, initial_velocity, self.decode_sequence(trajectory.z))
 
     def project_(self) -> None:
