@@ -12,7 +12,8 @@ from ffrl.errors import ArgumentError
 
 Transformation = Literal["scale", "rotation", "hue"]
 Likelihood = Literal["gaussian", "laplace", "bernoulli"]
-LogDet = Literal["trace", "exact"]
+LogDet = Literal["trace", "exact", "hutchinson"]
+EvaluatedLogDet = Literal["trace", "exact"]
 PDEName = Literal["hj_force", "hj", "fokker_planck", "heat", "wave"]
 PriorName = Literal["diffusion", "standard_normal", "mixture", "vamp"]
 Preset = Literal["tiny", "small", "paper"]
@@ -113,11 +114,14 @@ class LossConfig:
     kl_weight: float = 1.0
     hj_weight: float = 1.0
     log_det: LogDet = "trace"
-    """Change of variables: log|1 + Δu| (FFRL eq. 10) or log|det(I + ∇²u)| (eq. 9)."""
+    """Change of variables: log|1 + Δu| (FFRL eq. 10), log|det(I + ∇²u)| (eq. 9), or log|1 + Δu| with Hutchinson's
+    estimate of Δu, whose cost is not cubic in the width; that is then also the Δu of ``pde``."""
     log_det_floor: float = 1e-3
     """|1 + Δu| is clamped from below to this before the logarithm; its gradient is zero below."""
     pde: PDEName = "hj_force"
     """Equation asked of the potentials: Hamilton-Jacobi with a learned force or without, Fokker-Planck, heat, wave."""
+    num_probes: int = 1
+    """Random signs for each estimate of Δu, with log_det "hutchinson"; its variance falls as 1/num_probes."""
 
     def __post_init__(self) -> None:
         check_types(self, "loss.")
@@ -125,6 +129,7 @@ class LossConfig:
         require_number("loss.kl_weight", self.kl_weight, 0.0)
         require_number("loss.hj_weight", self.hj_weight, 0.0)
         require_number("loss.log_det_floor", self.log_det_floor, 0.0, above=True)
+        require_integer("loss.num_probes", self.num_probes, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,7 +209,7 @@ class EvaluationConfig:
     """Test images for the likelihoods, which cost importance_samples times as much."""
     importance_samples: int = 16
     batch_size: int = 250
-    log_det: LogDet = "exact"
+    log_det: EvaluatedLogDet = "exact"
     """Change of variables in the ELBO and the importance-weighted bound; they are bounds only with "exact"."""
     log_det_floor: float = 1e-3
     """Clamp of |1 + Δu| in the trace form."""
@@ -248,6 +253,7 @@ ADDED_LATER: dict[str, Any] = {
     "model.prior_components": 10,
     "model.pseudo_inputs": 64,
     "loss.pde": "hj_force",
+    "loss.num_probes": 1,
 }
 
 

@@ -85,7 +85,7 @@ def step_log_det(model: SequenceVAE, outputs: SequenceOutputs, k: Tensor, config
     if config.log_det == "exact":
         return model.flow.log_det_exact(outputs.trajectory.z, k)
     lap_u = outputs.trajectory.lap_u
-    assert lap_u is not None, "the trace form needs the Laplacian of the trajectory"
+    assert lap_u is not None, "the trace forms need the Laplacian of the trajectory"
     return log_det_trace(lap_u, config.log_det_floor)
 
 
@@ -93,7 +93,8 @@ def sequence_losses(
     model: SequenceVAE, batch: SequenceBatch, config: LossConfig, noise: Tensor | None = None
 ) -> SequenceLosses:
     """Evaluate every term of the supervised objective on a batch; noise (B, D) as in ``SequenceVAE.forward``."""
-    outputs = model(batch.x, batch.k, noise, laplacian=config.log_det == "trace")
+    num_probes = config.num_probes if config.log_det == "hutchinson" else None
+    outputs = model(batch.x, batch.k, noise, laplacian=config.log_det != "exact", num_probes=num_probes)
     z = outputs.trajectory.z
     log_q = log_q_sequence(z[:, 0], outputs.mu, outputs.log_var, step_log_det(model, outputs, batch.k, config))
     log_p = log_p_sequence(model, z, batch.k)

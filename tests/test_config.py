@@ -55,7 +55,7 @@ EVERYTHING_CHANGED = TrainConfig(
     resume=True,
     sequence=SequenceConfig(("hue",), num_steps=2, max_scale=2.0, max_rotation=-30.0, max_hue=340.0),
     model=ModelConfig(3, 28, 5, (4,), True, (6,), (7, 8), False, 0.5, (9, 10), "tanh", 12, "vamp", 3, 5),
-    loss=LossConfig("laplace", 0.5, 0.25, 2.0, "exact", 1e-4, "wave"),
+    loss=LossConfig("laplace", 0.5, 0.25, 2.0, "exact", 1e-4, "wave", 3),
     optimizer=OptimizerConfig(1e-2, "cosine", 10),
 )
 
@@ -200,7 +200,7 @@ def version_0_1_0() -> dict[str, Any]:
 def test_a_configuration_of_version_0_1_0_is_read():
     data = version_0_1_0()
     assert "precision" not in data and not {"prior", "prior_components", "pseudo_inputs"} & set(data["model"])
-    assert "pde" not in data["loss"]
+    assert not {"pde", "num_probes"} & set(data["loss"])
     before = json.dumps(data)
     assert from_dict(data) == TrainConfig()
     assert json.dumps(data) == before

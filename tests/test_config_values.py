@@ -56,7 +56,9 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (LossConfig, {"kl_weight": -1.0}, "loss.kl_weight"),
     (LossConfig, {"kl_weight": math.nan}, "loss.kl_weight"),
     (LossConfig, {"hj_weight": True}, "loss.hj_weight"),
-    (LossConfig, {"log_det": "hutchinson"}, "loss.log_det"),
+    (LossConfig, {"log_det": "none"}, "loss.log_det"),
+    (LossConfig, {"num_probes": 0}, "loss.num_probes"),
+    (LossConfig, {"num_probes": 1.0}, "loss.num_probes"),
     (LossConfig, {"log_det_floor": 0.0}, "loss.log_det_floor"),
     (LossConfig, {"pde": "schroedinger"}, "loss.pde"),
     (OptimizerConfig, {"learning_rate": 0.0}, "optimizer.learning_rate"),
@@ -81,6 +83,7 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (EvaluationConfig, {"batch_size": -1}, "batch_size"),
     (EvaluationConfig, {"seed": -1}, "seed"),
     (EvaluationConfig, {"log_det": "none"}, "log_det"),
+    (EvaluationConfig, {"log_det": "hutchinson"}, "log_det"),
     (EvaluationConfig, {"log_det_floor": -1e-3}, "log_det_floor"),
 ]
 

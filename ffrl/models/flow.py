@@ -25,9 +25,19 @@ class LatentFlow(nn.Module):
         self.precision: Precision = precision
 
     def forward(
-        self, z0: Tensor, k: int | Tensor, num_steps: int, *, laplacian: bool = True, d2u_dt2: bool = False
+        self,
+        z0: Tensor,
+        k: int | Tensor,
+        num_steps: int,
+        *,
+        laplacian: bool = True,
+        d2u_dt2: bool = False,
+        num_probes: int | None = None,
     ) -> FlowTrajectory:
-        """Trajectory of z0 (B, D) along potential k (int or (B,)) with its derivatives at (z_{t-1}, t)."""
+        """Trajectory of z0 (B, D) along potential k (int or (B,)) with its derivatives at (z_{t-1}, t).
+
+        With ``num_probes`` the Laplacian is Hutchinson's estimate from as many random signs, of torch's generator.
+        """
         rollout = self.roll(z0, k, num_steps)
         if not laplacian and not d2u_dt2:
             return FlowTrajectory(*rollout, d2u_dt2=None, lap_u=None)
@@ -38,7 +48,8 @@ class LatentFlow(nn.Module):
             time,
             k_rows,
             d2u_dt2=d2u_dt2,
-            laplacian="exact" if laplacian else None,
+            laplacian=None if not laplacian else "exact" if num_probes is None else "hutchinson",
+            num_probes=num_probes if laplacian and num_probes is not None else 1,
             backend=self.backend,
             precision=self.precision,
         )

@@ -72,10 +72,12 @@ class SequenceVAE(nn.Module):
         rows, time, k_rows = step_rows(z, k)
         return -self.force(rows, time, k_rows).square().view(z.shape[0], z.shape[1] - 1)
 
-    def trajectory(self, z0: Tensor, k: int | Tensor, num_steps: int, *, laplacian: bool = False) -> FlowTrajectory:
+    def trajectory(
+        self, z0: Tensor, k: int | Tensor, num_steps: int, *, laplacian: bool = False, num_probes: int | None = None
+    ) -> FlowTrajectory:
         """Trajectory of z0 (B, D) with what the equation needs, and with the Laplacian if asked for."""
-        laplacian = laplacian or self.pde.needs_laplacian
-        return self.flow(z0, k, num_steps, laplacian=laplacian, d2u_dt2=self.pde.needs_d2u_dt2)
+        laplacian, second = laplacian or self.pde.needs_laplacian, self.pde.needs_d2u_dt2
+        return self.flow(z0, k, num_steps, laplacian=laplacian, d2u_dt2=second, num_probes=num_probes)
 
     def pde_residual(self, trajectory: FlowTrajectory, k: int | Tensor) -> Tensor:
         """Residual of the equation at every step of a trajectory with what it needs, (B, T)."""
@@ -89,7 +91,15 @@ class SequenceVAE(nn.Module):
             flow.potential, z0, 0.0, k, laplacian=None, backend=flow.backend, precision=flow.precision
         ).du_dz
 
-    def forward(self, x: Tensor, k: Tensor, noise: Tensor | None = None, *, laplacian: bool = True) -> SequenceOutputs:
+    def forward(
+        self,
+        x: Tensor,
+        k: Tensor,
+        noise: Tensor | None = None,
+        *,
+        laplacian: bool = True,
+        num_probes: int | None = None,
+    ) -> SequenceOutputs:
         """One pass over a batch of sequences.
 
         Args:
@@ -98,6 +108,7 @@ class SequenceVAE(nn.Module):
             noise: (B, D) standard normal for z_0 = mu + sigma·noise; drawn from torch's generator when None.
             laplacian: compute Δu along the trajectory, the one part that is cubic in the width, even if the equation
                 does not need it.
+            num_probes: estimate Δu from as many random signs instead, drawn from torch's generator after the noise.
         """
         size = (self.config.image_channels, self.config.image_size, self.config.image_size)
         if x.dim() != 5 or x.shape[1] < 2 or tuple(x.shape[2:]) != size:
@@ -114,7 +125,7 @@ class SequenceVAE(nn.Module):
         if noise is not None and noise.shape != mu.shape:
             raise ArgumentError("noise.shape", tuple(noise.shape), str(tuple(mu.shape)))
         z0 = mu + torch.exp(0.5 * log_var) * (torch.randn_like(mu) if noise is None else noise)
-        trajectory = self.trajectory(z0, k, num_steps, laplacian=laplacian)
+        trajectory = self.trajectory(z0, k, num_steps, laplacian=laplacian, num_probes=num_probes)
         force = self.force_along(trajectory.z, k) if self.pde.needs_force else None
         initial_velocity = self.initial_velocity(z0, k)
         return SequenceOutputs(mu, log_var, trajectory, force, initial_velocity, self.decode_sequence(trajectory.z))

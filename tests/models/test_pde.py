@@ -137,13 +137,13 @@ class Asked:
 ASKED = {"hj_force": (None, False), "hj": (None, False), "fokker_planck": ("exact", False), "heat": ("exact", False)}
 
 
-@pytest.mark.parametrize("log_det", ["trace", "exact"])
+@pytest.mark.parametrize("log_det", ["trace", "exact", "hutchinson"])
 @pytest.mark.parametrize("name", PDES)
 def test_nothing_is_computed_that_is_not_used(name: Any, log_det: Any, monkeypatch: pytest.MonkeyPatch):
     model, asked = tiny_model(pde=name), Asked(monkeypatch)
     sequence_losses(model, random_batch(2, 2), LossConfig(pde=name, log_det=log_det))
     laplacian, second = ASKED.get(name, ("exact", True))
-    laplacian = "exact" if log_det == "trace" else laplacian
+    laplacian = {"trace": "exact", "hutchinson": "hutchinson"}.get(log_det, laplacian)
     assert asked.calls == ([(laplacian, second)] if laplacian or second else [])
     outputs = model(*random_batch(2, 2))
     assert (outputs.force is None) == (name != "hj_force")
