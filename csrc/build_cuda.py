@@ -39,6 +39,8 @@ MODES = ("auto", "0", "1", "compile")
 EXTENSION, RECORD = "_C_cuda.abi3.so", "_C_cuda_missing.txt"  # in the package
 RESOURCES = re.compile(r"ptxas info|\s+\d+ bytes stack frame")  # a line of what -Xptxas -v says
 PTXAS_LOG = "ptxas.log"  # registers, shared memory and spills of every kernel, beside the objects
+FLAGS = ("-std=c++17", "-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall")  # of every source
+KERNEL_FLAGS = ("-O3", "-Xptxas", "-v")  # of csrc/cuda/*.cu besides
 
 
 class Failed(Exception):
@@ -59,7 +61,7 @@ class Build:
         sources = sorted((self.root / "csrc" / "cuda").glob("*.cu"))
         if not sources:
             raise Failed(f"there is no {self.root / 'csrc' / 'cuda'}/*.cu")
-        flags = ["-O3", "-Xptxas", "-v", *(flag for one in self.wanted for flag in one.flags)]
+        flags = [*KERNEL_FLAGS, *(flag for one in self.wanted for flag in one.flags)]
         compiled = self.compile(sources, flags)
         logs = (path.with_suffix(".log").read_text(encoding="utf-8", errors="replace") for path in compiled)
         (self.objects / PTXAS_LOG).write_text("".join(logs), encoding="utf-8")
@@ -89,8 +91,7 @@ class Build:
 
     def compile(self, sources: list[Path], flags: list[str]) -> list[Path]:
         self.objects.mkdir(parents=True, exist_ok=True)
-        base = [self.nvcc.path, *self.host, "-std=c++17", "-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall"]
-        base += [f"-I{self.root / 'csrc'}", *flags]
+        base = [self.nvcc.path, *self.host, *FLAGS, f"-I{self.root / 'csrc'}", *flags]
         compiled = [self.objects / f"{source.stem}.o" for source in sources]
         stale = [pair for pair in zip(sources, compiled, strict=True) if not is_fresh(*pair, base)]
         threads = max(1, self.jobs // max(1, len(stale)))  # of one nvcc, which compiles for each architecture

@@ -149,6 +149,36 @@ class OptimizerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class SupervisionConfig:
+    """Whether the potential of a sequence is given or recognized from its frames."""
+
+    mode: Literal["supervised", "weak", "semi"] = "supervised"
+    """supervised: k is given. weak: drawn from q(k | x_0..x_T), which is learned. semi: given in some batches."""
+    index_loss: Literal["prior", "label"] = "prior"
+    """Of q(k | x) where k is not given: prior, KL(q(k | x) || uniform) (FFRL eq. 8); label, the cross-entropy with the
+    true k, which is in the pseudo-code of the paper."""
+    labelled_fraction: float = 0.1
+    """Share of the batches that carry k, with semi."""
+    temperature_decay: float = 3e-5
+    """The temperature of the Gumbel-softmax is max(exp(-temperature_decay · iteration), min_temperature)."""
+    min_temperature: float = 0.05
+
+    def __post_init__(self) -> None:
+        check_types(self, "supervision.")
+        fraction = self.labelled_fraction
+        require_number("supervision.labelled_fraction", fraction, 0.0)
+        require(fraction <= 1, "supervision.labelled_fraction", fraction, "a number in [0, 1]")
+        require_number("supervision.temperature_decay", self.temperature_decay, 0.0)
+        require_number("supervision.min_temperature", self.min_temperature, 0.0, above=True)
+        require(
+            self.mode == "weak" or self.index_loss == "prior",
+            "supervision.index_loss",
+            self.index_loss,
+            "'prior', with any mode but 'weak'",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """Everything that determines a run, and where it goes."""
 
@@ -183,6 +213,7 @@ class TrainConfig:
     sequence: SequenceConfig = dataclasses.field(default_factory=SequenceConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    supervision: SupervisionConfig = dataclasses.field(default_factory=SupervisionConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
 
     def __post_init__(self) -> None:
@@ -254,6 +285,7 @@ ADDED_LATER: dict[str, Any] = {
     "model.pseudo_inputs": 64,
     "loss.pde": "hj_force",
     "loss.num_probes": 1,
+    "supervision": dataclasses.asdict(SupervisionConfig()),
 }
 
 

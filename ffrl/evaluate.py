@@ -73,6 +73,15 @@ def print_tables(result: dict[str, Any]) -> None:
         "this shows how it generalises and is no lower bound. t=0: error of the one frame that needs no flow.",
         style="dim",
     )
+    if result["matching"] is not None:
+        matching = result["matching"]
+        console.print(
+            f"k recognized from the frames in {100 * matching['accuracy']:.2f} % of {matching['num_images']} images "
+            f"under each transformation, potentials matched one to one: {matching['potential_of']}"
+        )
+        rows = result["transformations"].items()
+        inferred = ", ".join(f"{name} {row['recognized_equivariance_error']:.1f}" for name, row in rows)
+        console.print(f"E_k along the potential recognized in each sequence: {inferred}")
     console.print(likelihoods)
     if not all(row["is_bound"] for row in result["transformations"].values()):
         console.print(
@@ -97,23 +106,28 @@ def main(argv: list[str]) -> int:
 
     config = (tyro.conf.PositionalRequiredArgs, tyro.conf.OmitArgPrefixes)
     command = tyro.cli(EvaluateCommand, args=argv, prog="python -m ffrl.evaluate", config=config)
-    from ffrl.data import TransformedImages, load_images  # load torch: not before --help has been answered
-    from ffrl.evaluation import evaluate_model
-    from ffrl.trainer import load_model
+    from ffrl.evaluation import evaluate_model  # load torch: not before --help has been answered
+    from ffrl.trained_run import load_trained_run
 
     config = command.evaluation
-    model, trained, iteration = load_model(command.run, device=config.device, backend=config.backend)
-    check_writable(command.run)
-    images = load_images(trained.data, "test", config.data_dir or trained.data_dir)
-    data = TransformedImages(images.images, trained.sequence, next(model.parameters()).device)
     start = time.perf_counter()
+    trained = load_trained_run(
+        command.run,
+        device=config.device,
+        backend=config.backend,
+        data_dir=config.data_dir,
+        match_images=config.num_images,
+    )
+    check_writable(command.run)
     result = {
         "run": str(command.run),
-        "iteration": iteration,
-        "data": trained.data,
-        "data_source": images.source,
+        "iteration": trained.iteration,
+        "data": trained.config.data,
+        "data_source": trained.images.source,
         "split": "test",
-        **evaluate_model(model, data, config),
+        "supervision": trained.config.supervision.mode,
+        "matching": trained.matching,
+        **evaluate_model(trained.model, trained.data, config),
     }
     print_tables(result)
     path = command.run / EVALUATION_FILE

@@ -23,6 +23,7 @@ from ffrl.metrics import (
 )
 from ffrl.models import SequenceVAE
 from ffrl.models.flow import log_det_trace
+from ffrl.supervision import recognized
 
 
 @torch.no_grad()
@@ -34,7 +35,14 @@ def sequence_errors(model: SequenceVAE, x: Tensor, k: Tensor) -> dict[str, Tenso
     z = trajectory.z
     decoded = torch.sigmoid(model.decode_sequence(z))
     autoencoded = torch.sigmoid(model.decode_sequence(encoded))
+    if model.transformation is None:
+        along_recognized = {}
+    else:
+        found = model.flow.roll(encoded[:, 0], recognized(model, x), frames - 1).z
+        prediction = torch.sigmoid(model.decode_sequence(found))
+        along_recognized = {"recognized_equivariance_error": equivariance_error(x, prediction)}
     return {
+        **along_recognized,
         "equivariance_error": equivariance_error(x, decoded),
         "copy": copy_baseline(x),
         "zero": zero_baseline(x),

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ffrl.config import LossConfig
 from ffrl.models import SequenceOutputs, SequenceVAE
+from ffrl.models.choice import Choice
 from ffrl.models.flow import log_det_trace
 from ffrl.records import SequenceBatch
 
@@ -23,16 +24,18 @@ class SequenceLosses(NamedTuple):
     kl_t: Tensor  # (B, T)   log q(z_t) - log p_t(z_t) at the posterior's z_t, one sample
     hj_residual: Tensor  # (B, T)   of the model's equation; ∂u/∂t + ½|∇u|² - f by default
     initial_condition: Tensor  # (B,)     |∇u(z_0, 0)|²
+    index: Tensor | None = None  # (B,)     of q(k | x_0..x_T), where k is recognized
 
     def terms(self, config: LossConfig) -> dict[str, Tensor]:
         """The weighted terms whose sum is the loss, each a scalar: the batch mean."""
         hj = self.hj_residual.square().mean(1) + self.initial_condition
-        return {
+        terms = {
             "reconstruction": self.reconstruction.sum(1).mean(),
             "kl_0": self.kl_0.mean(),
             "kl_t": config.kl_weight * self.kl_t.sum(1).mean(),
             "hj": config.hj_weight * hj.mean(),
         }
+        return terms if self.index is None else {**terms, "index": self.index.mean()}
 
 
 def reconstruction_nll(logits: Tensor, x: Tensor, config: LossConfig) -> Tensor:
@@ -80,28 +83,47 @@ def kl_0(model: SequenceVAE, mu: Tensor, log_var: Tensor, log_ratio: Tensor) -> 
     return kl_standard_normal(mu, log_var) if model.prior.standard_normal_at_0 else log_ratio
 
 
-def step_log_det(model: SequenceVAE, outputs: SequenceOutputs, k: Tensor, config: LossConfig) -> Tensor:
+def step_log_det(model: SequenceVAE, outputs: SequenceOutputs, k: Tensor | Choice, config: LossConfig) -> Tensor:
     """log|det| of every step, (B, T), in the form that the configuration names."""
     if config.log_det == "exact":
-        return model.flow.log_det_exact(outputs.trajectory.z, k)
+        choice = k if isinstance(k, Choice) else Choice(k)
+        return choice.through(lambda one: model.flow.log_det_exact(outputs.trajectory.z, one))
     lap_u = outputs.trajectory.lap_u
     assert lap_u is not None, "the trace forms need the Laplacian of the trajectory"
     return log_det_trace(lap_u, config.log_det_floor)
 
 
 def sequence_losses(
-    model: SequenceVAE, batch: SequenceBatch, config: LossConfig, noise: Tensor | None = None
+    model: SequenceVAE,
+    batch: SequenceBatch,
+    config: LossConfig,
+    noise: Tensor | None = None,
+    choice: Choice | None = None,
 ) -> SequenceLosses:
-    """Evaluate every term of the supervised objective on a batch; noise (B, D) as in ``SequenceVAE.forward``."""
+    """Evaluate every term of the objective on a batch.
+
+    Args:
+        model: a SequenceVAE.
+        batch: sequences (B, T+1, C, I, I) and their k (B,).
+        config: likelihood and weights.
+        noise: (B, D) as in ``SequenceVAE.forward``.
+        choice: of k in place of that of the batch, its weights with a straight-through gradient in every term.
+    """
+    choice = Choice(batch.k) if choice is None else choice
     num_probes = config.num_probes if config.log_det == "hutchinson" else None
-    outputs = model(batch.x, batch.k, noise, laplacian=config.log_det != "exact", num_probes=num_probes)
+    outputs = model(batch.x, choice, noise, laplacian=config.log_det != "exact", num_probes=num_probes)
     z = outputs.trajectory.z
-    log_q = log_q_sequence(z[:, 0], outputs.mu, outputs.log_var, step_log_det(model, outputs, batch.k, config))
-    log_p = log_p_sequence(model, z, batch.k)
+    log_q = log_q_sequence(z[:, 0], outputs.mu, outputs.log_var, step_log_det(model, outputs, choice, config))
+    log_p = choice.through(lambda k: log_p_sequence(model, z, rows_of(k, z)))
     return SequenceLosses(
         reconstruction=reconstruction_nll(outputs.logits, batch.x, config),
         kl_0=kl_0(model, outputs.mu, outputs.log_var, (log_q - log_p)[:, 0]),
         kl_t=(log_q - log_p)[:, 1:],
-        hj_residual=model.pde.residual(outputs.trajectory, outputs.force, batch.k),
+        hj_residual=model.pde.residual(outputs.trajectory, outputs.force, choice),
         initial_condition=outputs.initial_velocity.square().sum(-1),
     )
+
+
+def rows_of(k: int | Tensor, z: Tensor) -> Tensor:
+    """k as (B,) int64 for states z (B, ...)."""
+    return k if isinstance(k, Tensor) else torch.full((z.shape[0],), k, dtype=torch.int64, device=z.device)

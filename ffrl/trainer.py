@@ -43,6 +43,7 @@ from ffrl.run_folder import (
     update_config,
     write_json,
 )
+from ffrl.supervision import choose
 
 logger = logging.getLogger(__name__)
 
@@ -74,8 +75,14 @@ def learning_rate(config: OptimizerConfig, iteration: int, iterations: int) -> f
 
 def build_model(config: TrainConfig) -> SequenceVAE:
     """The model of a configuration, on the CPU, from torch's random number generator."""
-    num_potentials = len(config.sequence.transformations)
-    return SequenceVAE(config.model, num_potentials, config.backend, config.precision, config.loss.pde)
+    return SequenceVAE(
+        config.model,
+        len(config.sequence.transformations),
+        config.backend,
+        config.precision,
+        config.loss.pde,
+        recognized_frames=None if config.supervision.mode == "supervised" else config.sequence.num_steps + 1,
+    )
 
 
 @contextmanager
@@ -185,7 +192,9 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config.optimizer, number, config.iterations)
         batch = self.data.training_batch(config.seed, number, config.batch_size, config.mixed_batches)
-        terms = sequence_losses(self.model, batch, config.loss).terms(config.loss)
+        choice, index_loss = choose(self.model, batch, config.supervision, number)
+        losses = sequence_losses(self.model, batch, config.loss, None, choice)
+        terms = losses._replace(index=index_loss).terms(config.loss)
         loss = torch.stack(list(terms.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -139,17 +139,15 @@ def main(argv: list[str]) -> int:
     command = tyro.cli(TraverseCommand, args=argv, prog="python -m ffrl.traverse", config=config)
     import torch  # not before --help has been answered
 
-    from ffrl.data import TransformedImages, load_images
     from ffrl.figures.album import Album
-    from ffrl.trainer import load_model
+    from ffrl.trained_run import load_trained_run
     from ffrl.traversals import composition_errors
 
     out = command.run / FIGURES_FOLDER if command.out is None else command.out
-    model, trained, iteration = load_model(command.run, device=command.device, backend=command.backend)
+    trained = load_trained_run(command.run, device=command.device, backend=command.backend, data_dir=command.data_dir)
     check_writable(out)
+    model, iteration, images, data = trained.model, trained.iteration, trained.images, trained.data
     evaluation, remark = read_evaluation(command.run, iteration)
-    images = load_images(trained.data, "test", command.data_dir or trained.data_dir)
-    data = TransformedImages(images.images, trained.sequence, next(model.parameters()).device)
     chosen = command.indices
     if chosen is None:
         chosen = choose_digits(images.labels, command.num_digits, command.seed)
@@ -167,7 +165,7 @@ def main(argv: list[str]) -> int:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot make the folder out = {out}: {error.strerror or error}") from error
-    header = {"run": str(command.run), "iteration": iteration, "data": trained.data, "split": "test"}
+    header = {"run": str(command.run), "iteration": iteration, "data": trained.config.data, "split": "test"}
     write_json(out / COMPOSITION_FILE, {**header, **composition})
     for name, content in pictures.items():
         write_atomic(out / name, content)

@@ -20,9 +20,10 @@ needs_nvcc = pytest.mark.skipif(
     shutil.which("nvcc") is None or COMPILER is None, reason="needs nvcc on the path and a C++ compiler"
 )
 
-# The functions of csrc/cuda/potential_cuda.h in a second of compiling.
+# The functions of csrc/cuda/potential_cuda.h and rollout_cuda.h in a second of compiling.
 STAND_IN = """
 #include "cuda/potential_cuda.h"
+#include "cuda/rollout_cuda.h"
 
 namespace ffrl::cuda {
 
@@ -41,6 +42,22 @@ cudaError_t forward(const PotentialShape&, const PotentialInputs<T>&, const Pote
 template <class T>
 cudaError_t backward(const PotentialShape&, const PotentialInputs<T>&, const T*, const PotentialCotangents<T>&,
                      const PotentialGradients<T>&, void*, Precision, cudaStream_t) { return cudaSuccess; }
+cudaError_t rollout_device(int, RolloutDevice&) { return cudaSuccess; }
+template <class T>
+size_t rollout_forward_workspace(const PotentialShape&, int64_t, bool, const RolloutDevice&) { return sizeof(T) * 32; }
+template <class T>
+size_t rollout_backward_workspace(const PotentialShape&, int64_t, bool, bool, bool, const RolloutDevice&) {
+    return sizeof(T) * 32;
+}
+template <class T>
+cudaError_t rollout_forward(const PotentialShape&, const RolloutSteps&, const PotentialInputs<T>&,
+                            const RolloutOutputs<T>&, void*, Precision, const RolloutDevice&, cudaStream_t) {
+    return cudaSuccess;
+}
+template <class T>
+cudaError_t rollout_backward(const PotentialShape&, const RolloutSteps&, const PotentialInputs<T>&, const T*,
+                             const RolloutCotangents<T>&, const PotentialGradients<T>&, void*, Precision,
+                             const RolloutDevice&, cudaStream_t) { return cudaSuccess; }
 
 #define INSTANTIATE(T)                                                                                       \\
     template size_t forward_workspace<T>(const PotentialShape&, bool, bool);                                 \\
@@ -49,7 +66,16 @@ cudaError_t backward(const PotentialShape&, const PotentialInputs<T>&, const T*,
                                     T*, bool, void*, Precision, cudaStream_t);                               \\
     template cudaError_t backward<T>(const PotentialShape&, const PotentialInputs<T>&, const T*,             \\
                                      const PotentialCotangents<T>&, const PotentialGradients<T>&, void*, Precision, \\
-                                     cudaStream_t);
+                                     cudaStream_t);                                                          \\
+    template size_t rollout_forward_workspace<T>(const PotentialShape&, int64_t, bool, const RolloutDevice&); \\
+    template size_t rollout_backward_workspace<T>(const PotentialShape&, int64_t, bool, bool, bool,          \\
+                                                  const RolloutDevice&);                                     \\
+    template cudaError_t rollout_forward<T>(const PotentialShape&, const RolloutSteps&, const PotentialInputs<T>&, \\
+                                            const RolloutOutputs<T>&, void*, Precision, const RolloutDevice&, \\
+                                            cudaStream_t);                                                   \\
+    template cudaError_t rollout_backward<T>(const PotentialShape&, const RolloutSteps&, const PotentialInputs<T>&, \\
+                                             const T*, const RolloutCotangents<T>&, const PotentialGradients<T>&, \\
+                                             void*, Precision, const RolloutDevice&, cudaStream_t);
 INSTANTIATE(float)
 INSTANTIATE(double)
 

@@ -17,6 +17,7 @@ from ffrl.config import (
     ModelConfig,
     OptimizerConfig,
     SequenceConfig,
+    SupervisionConfig,
     TrainConfig,
     differences,
     from_dict,
@@ -34,6 +35,8 @@ def changed(config: TrainConfig, **values: Any) -> TrainConfig:
         config = dataclasses.replace(config, **{part: new})
     return config
 
+
+PARTS = ("sequence", "model", "loss", "supervision", "optimizer")
 
 EVERYTHING_CHANGED = TrainConfig(
     out=Path("/tmp/elsewhere"),
@@ -56,6 +59,7 @@ EVERYTHING_CHANGED = TrainConfig(
     sequence=SequenceConfig(("hue",), num_steps=2, max_scale=2.0, max_rotation=-30.0, max_hue=340.0),
     model=ModelConfig(3, 28, 5, (4,), True, (6,), (7, 8), False, 0.5, (9, 10), "tanh", 12, "vamp", 3, 5),
     loss=LossConfig("laplace", 0.5, 0.25, 2.0, "exact", 1e-4, "wave", 3),
+    supervision=SupervisionConfig("weak", "label", 0.3, 1e-4, 0.2),
     optimizer=OptimizerConfig(1e-2, "cosine", 10),
 )
 
@@ -167,10 +171,8 @@ def test_differences_that_a_continuation_may_have():
 
 def test_every_other_field_is_a_difference():
     base = TrainConfig()
-    expected = {
-        name for name in to_dict(base) if name not in {*RESUMABLE_FIELDS, "sequence", "model", "loss", "optimizer"}
-    }
-    for part in ("sequence", "model", "loss", "optimizer"):
+    expected = {name for name in to_dict(base) if name not in {*RESUMABLE_FIELDS, *PARTS}}
+    for part in PARTS:
         expected |= {f"{part}.{name}" for name in to_dict(base)[part]}
     assert expected - set(differences(base, EVERYTHING_CHANGED)) == {
         "iterations",

@@ -36,12 +36,9 @@ def no_nvcc(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def sources(folder: Path, text: str = STAND_IN) -> Path:
-    """A tree whose csrc/cuda has one source, and bindings for no more than it."""
+    """A tree whose csrc/cuda has one source."""
     shutil.copytree(ROOT / "csrc", folder / "tree" / "csrc", ignore=shutil.ignore_patterns("*.cu", "__pycache__"))
     (folder / "tree" / "csrc" / "cuda" / "stand_in.cu").write_text(text, encoding="utf-8")
-    for path in (folder / "tree" / "csrc" / "bindings").glob("*_cuda_ops.cpp"):
-        if path.name != "potential_cuda_ops.cpp":
-            path.unlink()
     return folder / "tree"
 
 
@@ -292,12 +289,12 @@ def test_the_extension_registers_its_kernels_where_libtorch_cuda_is(tmp_path: Pa
         import _C_cuda
         print(_C_cuda.architectures(), all(len(pair) == 2 for pair in _C_cuda.capabilities()))
         from ffrl.ops import cuda_operators
-        for name in ("potential_forward", "potential_backward"):
+        for name in ("potential_forward", "potential_backward", "rollout_forward", "rollout_backward"):
             for key in ("CUDA", "CPU"):
                 print(torch._C._dispatch_has_kernel_for_dispatch_key(f"ffrl_cuda::{{name}}", key))
         """
     )
-    assert said.split() == ["8.0_10.0+PTX", "True", *["True", "False"] * 2]
+    assert said.split() == ["8.0_10.0+PTX", "True", *["True", "False"] * 4]
     # A function that is declared and not defined is found by the build, not by the user.
     (tree / "csrc" / "cuda" / "stand_in.cu").write_text(STAND_IN.replace("INSTANTIATE(double)", ""))
     with pytest.raises(SystemExit, match=r"(?s)undefined symbol: \w*forward\w*.*FFRL_CUDA=1, but"):

@@ -21,8 +21,19 @@ LAYERS = (
     ("checks", "config", "presets", "records", "kernels"),
     ("ops",),
     ("models", "data"),
-    ("losses", "metrics"),
-    ("command_line", "checkpoint", "run_folder", "progress", "trainer", "train", "evaluation", "evaluate"),
+    ("losses", "metrics", "supervision"),
+    ("matching",),
+    (
+        "command_line",
+        "checkpoint",
+        "run_folder",
+        "progress",
+        "trainer",
+        "trained_run",
+        "train",
+        "evaluation",
+        "evaluate",
+    ),
     ("figures", "traversals", "traverse"),
 )
 LAYER_OF = {name: layer for layer, names in enumerate(LAYERS) for name in names}

@@ -126,8 +126,8 @@ GramBackwardCut gram_backward_cut(int blocks, int potentials, int hidden1, int h
     return cut;
 }
 
-// A tile of T_j = Σ_n (λ c_j) d1 d1ᵀ in the lower half, for the units j and the rows of one chunk. Grid:
-// pairs of tiles, chunks of units x chunks of rows, K. gram_parts (chunks, K, H1, H1): Σ_j T_j ∘ W2[j]
+// A tile of T_j = Σ_n (λ c_j) d1 d1ᵀ in the lower half, for the units j and the rows of one chunk. Grid
+// (pairs of tiles · chunks of units · chunks of rows · K). gram_parts (chunks, K, H1, H1): Σ_j T_j ∘ W2[j]
 // W2[j]ᵀ, lower tiles only. weight2_parts (row chunks, tiles, K, H2, H1): 2 (T_j ∘ G) W2[j] from this tile's
 // columns, and from its rows for the upper half.
 template <class M, class Tile>
@@ -149,14 +149,17 @@ struct GramBackward {
     using RowSums = Values<T, kUnits * 2>;
     using ColumnSums = Values<T, kFragments * 2>;
 
-    static FFRL_INLINE Place place_of(const Params& p, const Index3& index) {
+    static FFRL_INLINE Place place_of(const Params& p, int index) {
         Place at;
-        at.k = index.z;
+        const int pairs = p.tiles * (p.tiles + 1) / 2;
         // The pairs in the order (0, 0), (1, 0), (1, 1), (2, 0) ...
-        at.left = 0, at.right = index.x;
+        at.left = 0, at.right = index % pairs;
         while (at.right > at.left) at.right -= ++at.left;
-        const int unit_chunk = index.y % p.unit_chunks;
-        at.row_chunk = index.y / p.unit_chunks;
+        index /= pairs;
+        const int unit_chunk = index % p.unit_chunks;
+        index /= p.unit_chunks;
+        at.row_chunk = index % p.row_chunks;
+        at.k = index / p.row_chunks;
         at.first_unit = unit_chunk * p.chunk_units;
         at.last_unit =
             p.op.hidden2 - at.first_unit < p.chunk_units ? p.op.hidden2 : at.first_unit + p.chunk_units;
@@ -168,7 +171,7 @@ struct GramBackward {
         const CubicOperands<T>& op = p.op;
         const Place& at = shared.place;
         block.region([&](int thread) {
-            if (thread == 0) shared.place = place_of(p, block.index());
+            if (thread == 0) shared.place = place_of(p, block.index().x);
         });
         Private<ThreadSums, kThreads> sums;
         Private<RowSums, kThreads> row_sums;
@@ -593,8 +596,8 @@ struct JacobianBackward {
     }
 };
 
-// parts (chunks, K, H2, H1) of W̄2: += Σ_d Σ_n J̄_d (d1 ∘ W1[:, d])ᵀ, or = where `first` is 0. Grid: tiles of
-// H1, tiles of H2, chunks · K.
+// parts (chunks, K, H2, H1) of W̄2: += Σ_d Σ_n J̄_d (d1 ∘ W1[:, d])ᵀ, or = where `first` is 0. Grid (tiles of
+// H1 · tiles of H2 · chunks · K).
 template <class M>
 struct JacobianWeight2 {
     using T = typename M::T;
@@ -621,10 +624,13 @@ struct JacobianWeight2 {
     static FFRL_INLINE void run(const Block<kThreads>& block, const Params& p, Shared& shared) {
         const CubicOperands<T>& op = p.op;
         const int h1 = op.hidden1, h2 = op.hidden2, latent = op.latent;
-        const int first_column = block.index().x * Tile::kColumns,
-                  first_row = block.index().y * Tile::kTileRows;
-        const int chunk = block.index().z % p.chunks;
-        const int64_t k = block.index().z / p.chunks;
+        const int column_tiles = static_cast<int>(divide_up(h1, Tile::kColumns)),
+                  tiles = column_tiles * static_cast<int>(divide_up(h2, Tile::kTileRows));
+        const int tile = block.index().x % tiles, part = block.index().x / tiles;
+        const int first_column = tile % column_tiles * Tile::kColumns,
+                  first_row = tile / column_tiles * Tile::kTileRows;
+        const int chunk = part % p.chunks;
+        const int64_t k = part / p.chunks;
         const Range blocks = chunk_of_potential(op.first_block, k, chunk, p.chunks);
         Private<Sums<M, kUnits, kFragments>, kThreads> sums;
         clear_sums(block, sums);
@@ -779,7 +785,7 @@ void launch_gram_backward(Launcher& launch, const CubicOperands<T>& op, Precisio
     with_arithmetic<T>(precision, [&](auto arithmetic) {
         with_gram_backward_tile<T>(op.hidden1, [&](auto tile) {
             launch.template operator()<GramBackward<decltype(arithmetic), decltype(tile)>>(
-                {cut.pairs, cut.unit_chunks * cut.row_chunks, op.potentials},
+                {cut.pairs * cut.unit_chunks * cut.row_chunks * op.potentials, 1, 1},
                 {op, gram_parts, weight2_parts, cut.tiles, cut.chunk_units, cut.unit_chunks, cut.row_chunks});
         });
     });
@@ -816,7 +822,7 @@ void launch_jacobian_backward(Launcher& launch, const CubicOperands<T>& op, bool
                                                             {op, v_jacobian, v_d1, weight1_parts, first});
             if (needs_weights)
                 launch.template operator()<JacobianWeight2<M>>(
-                    {cut.column_tiles, cut.row_tiles, cut.weight2_chunks * op.potentials},
+                    {cut.column_tiles * cut.row_tiles * cut.weight2_chunks * op.potentials, 1, 1},
                     {op, v_jacobian, weight2_parts, first, cut.weight2_chunks});
         }
     });

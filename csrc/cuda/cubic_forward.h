@@ -61,7 +61,8 @@ struct MatrixProductParams {
     int rows, columns, depth;
 };
 
-// out (K, I, J) = a (K, I, L) b (K, L, J), the operands with any strides. Grid: tiles of J, tiles of I, K.
+// out (K, I, J) = a (K, I, L) b (K, L, J), the operands with any strides. Grid (tiles of J · tiles of I · K):
+// K has no limit but in x.
 template <class M>
 struct MatrixProduct {
     using T = typename M::T;
@@ -81,8 +82,11 @@ struct MatrixProduct {
     static_assert(sizeof(Shared) <= kSharedMemory && fits_into_shared_memory(sizeof(Shared), kMinBlocks));
 
     static FFRL_INLINE void run(const Block<kThreads>& block, const Params& p, Shared& shared) {
-        const int first_row = block.index().y * kTileRows, first_column = block.index().x * kTileColumns;
-        const int64_t k = block.index().z;
+        const int column_tiles = tiles_of(p.columns, kTileColumns), row_tiles = tiles_of(p.rows, kTileRows);
+        const int tile = block.index().x % (column_tiles * row_tiles);
+        const int first_row = tile / column_tiles * kTileRows,
+                  first_column = tile % column_tiles * kTileColumns;
+        const int64_t k = block.index().x / (column_tiles * row_tiles);
         Private<Sums<M, 1, kFragments>, kThreads> sums;
         clear_sums(block, sums);
         pipeline(
@@ -129,6 +133,11 @@ struct MatrixProduct {
         });
     }
 
+    FFRL_INLINE static int tiles_of(int n, int tile) { return static_cast<int>(divide_up(n, tile)); }
+    static Index3 grid(const Params& p, int batches) {
+        return {tiles_of(p.columns, kTileColumns) * tiles_of(p.rows, kTileRows) * batches, 1, 1};
+    }
+
     FFRL_INLINE static int row_of(int thread) { return thread / kWarp % kRowWarps * kFragmentRows; }
     FFRL_INLINE static int column_of(int thread, int f) {
         return (thread / kWarp / kRowWarps * kFragments + f) * kFragmentColumns;
@@ -141,9 +150,7 @@ void launch_matrix_product(Launcher& launch, int batches, Precision precision,
                            const MatrixProductParams<T>& p) {
     const auto launch_with = [&](auto arithmetic) {
         using K = MatrixProduct<decltype(arithmetic)>;
-        launch.template operator()<K>({static_cast<int>(divide_up(p.columns, K::kTileColumns)),
-                                       static_cast<int>(divide_up(p.rows, K::kTileRows)), batches},
-                                      p);
+        launch.template operator()<K>(K::grid(p, batches), p);
     };
     if constexpr (std::is_same_v<T, float>) {
         if (precision != Precision::ieee) return launch_with(Arithmetic<T, Precision::tf32x3>{});

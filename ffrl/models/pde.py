@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ffrl.config import PDEName
+from ffrl.models.choice import Choice
 from ffrl.records import FlowTrajectory
 
 
@@ -26,8 +27,8 @@ class PDE(nn.Module):
     needs_laplacian: ClassVar[bool] = False
     needs_d2u_dt2: ClassVar[bool] = False
 
-    def residual(self, trajectory: FlowTrajectory, force: Tensor | None, k: int | Tensor) -> Tensor:
-        """The residual at (z_{t-1}, t), (B, T), of potential k, int or (B,); force (B, T) where it is needed.
+    def residual(self, trajectory: FlowTrajectory, force: Tensor | None, k: int | Tensor | Choice) -> Tensor:
+        """The residual at (z_{t-1}, t), (B, T), of potential k, int, (B,) or a choice; force (B, T) where it is needed.
 
         Where the trajectory's Laplacian is Hutchinson's estimate, the residuals that are linear in it (all that have
         it) are unbiased, and their squares exceed the true ones by the variance on average.
@@ -40,14 +41,14 @@ class ForcedHamiltonJacobi(PDE):
 
     needs_force = True
 
-    def residual(self, trajectory: FlowTrajectory, force: Tensor | None, k: int | Tensor) -> Tensor:
+    def residual(self, trajectory: FlowTrajectory, force: Tensor | None, k: int | Tensor | Choice) -> Tensor:
         return hj_residual(trajectory.du_dz, trajectory.du_dt, computed(force))
 
 
 class HamiltonJacobi(PDE):
     """∂u/∂t + ½|∇u|² = 0: the Hamilton-Jacobi equation of a free particle."""
 
-    def residual(self, trajectory: FlowTrajectory, force: Tensor | None, k: int | Tensor) -> Tensor:
+    def residual(self, trajectory: FlowTrajectory, force: Tensor | None, k: int | Tensor | Choice) -> Tensor:
         return hj_residual(trajectory.du_dz, trajectory.du_dt, 0.0)
 
 
@@ -61,7 +62,7 @@ class FokkerPlanck(PDE):
 
     needs_laplacian = True  # and u, which comes with it
 
-    def residual(self, trajectory: FlowTrajectory, force: Tensor | None, k: int | Tensor) -> Tensor:
+    def residual(self, trajectory: FlowTrajectory, force: Tensor | None, k: int | Tensor | Choice) -> Tensor:
         u, lap_u = computed(trajectory.u), computed(trajectory.lap_u)
         return trajectory.du_dt + trajectory.du_dz.square().sum(-1) + (u - 1) * lap_u
 
@@ -71,7 +72,7 @@ class Heat(PDE):
 
     needs_laplacian = True
 
-    def residual(self, trajectory: FlowTrajectory, force: Tensor | None, k: int | Tensor) -> Tensor:
+    def residual(self, trajectory: FlowTrajectory, force: Tensor | None, k: int | Tensor | Choice) -> Tensor:
         return trajectory.du_dt - computed(trajectory.lap_u)
 
 
@@ -84,8 +85,9 @@ class Wave(PDE):
         super().__init__()
         self.speed = nn.Parameter(torch.ones(num_potentials))
 
-    def residual(self, trajectory: FlowTrajectory, force: Tensor | None, k: int | Tensor) -> Tensor:
-        c = self.speed[k].unsqueeze(-1)  # (B, 1) or (1,)
+    def residual(self, trajectory: FlowTrajectory, force: Tensor | None, k: int | Tensor | Choice) -> Tensor:
+        c = k.through(lambda one: self.speed[one].expand(k.k.shape)) if isinstance(k, Choice) else self.speed[k]
+        c = c.unsqueeze(-1)  # (B, 1) or (1,)
         return computed(trajectory.d2u_dt2) - c.square() * computed(trajectory.lap_u)
 
 

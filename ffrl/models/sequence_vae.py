@@ -9,12 +9,14 @@ from torch import Tensor, nn
 
 from ffrl.config import ModelConfig, PDEName, Precision
 from ffrl.errors import ArgumentError
+from ffrl.models.choice import Choice
 from ffrl.models.decoder import Decoder
 from ffrl.models.encoder import Encoder
 from ffrl.models.flow import LatentFlow, step_rows
 from ffrl.models.pde import build_pde
 from ffrl.models.potential import PotentialMLP
 from ffrl.models.prior import build_prior
+from ffrl.models.transformation import TransformationEncoder
 from ffrl.ops import potential_derivatives
 from ffrl.records import FlowTrajectory
 
@@ -33,7 +35,8 @@ class SequenceOutputs(NamedTuple):
 class SequenceVAE(nn.Module):
     """Encoder, decoder, K potentials and the equation asked of them, and a prior (FFRL, section 3).
 
-    Only where the equation has a force there is a network ``force``.
+    Only where the equation has a force there is a network ``force``; only with ``recognized_frames``, T+1, is there
+    one of q(k | x_0..x_T), ``transformation``.
     """
 
     def __init__(
@@ -43,6 +46,8 @@ class SequenceVAE(nn.Module):
         backend: str = "auto",
         precision: Precision = "tf32x3",
         pde: PDEName = "hj_force",
+        *,
+        recognized_frames: int | None = None,
     ) -> None:
         super().__init__()
         self.config = config
@@ -54,6 +59,9 @@ class SequenceVAE(nn.Module):
         if self.pde.needs_force:
             self.force = PotentialMLP(*sizes, config.output_activation, config.time_dim)
         self.prior = build_prior(config, num_potentials)
+        self.transformation = (
+            None if recognized_frames is None else TransformationEncoder(config, num_potentials, recognized_frames)
+        )
 
     @property
     def potential(self) -> PotentialMLP:
@@ -73,10 +81,18 @@ class SequenceVAE(nn.Module):
         return -self.force(rows, time, k_rows).square().view(z.shape[0], z.shape[1] - 1)
 
     def trajectory(
-        self, z0: Tensor, k: int | Tensor, num_steps: int, *, laplacian: bool = False, num_probes: int | None = None
+        self,
+        z0: Tensor,
+        k: int | Tensor | Choice,
+        num_steps: int,
+        *,
+        laplacian: bool = False,
+        num_probes: int | None = None,
     ) -> FlowTrajectory:
         """Trajectory of z0 (B, D) with what the equation needs, and with the Laplacian if asked for."""
         laplacian, second = laplacian or self.pde.needs_laplacian, self.pde.needs_d2u_dt2
+        if isinstance(k, Choice):
+            return self.flow.through(z0, k, num_steps, laplacian=laplacian, d2u_dt2=second, num_probes=num_probes)
         return self.flow(z0, k, num_steps, laplacian=laplacian, d2u_dt2=second, num_probes=num_probes)
 
     def pde_residual(self, trajectory: FlowTrajectory, k: int | Tensor) -> Tensor:
@@ -94,7 +110,7 @@ class SequenceVAE(nn.Module):
     def forward(
         self,
         x: Tensor,
-        k: Tensor,
+        k: Tensor | Choice,
         noise: Tensor | None = None,
         *,
         laplacian: bool = True,
@@ -104,7 +120,7 @@ class SequenceVAE(nn.Module):
 
         Args:
             x: (B, T+1, C, I, I) in [0, 1]; only the first frame is encoded.
-            k: (B,) int64.
+            k: (B,) int64, or a choice, whose weights then get the straight-through gradient.
             noise: (B, D) standard normal for z_0 = mu + sigma·noise; drawn from torch's generator when None.
             laplacian: compute Δu along the trajectory, the one part that is cubic in the width, even if the equation
                 does not need it.
@@ -118,17 +134,19 @@ class SequenceVAE(nn.Module):
             raise ArgumentError("x.dtype", x.dtype, f"the dtype of the model, {dtype}")
         if x.device != device:
             raise ArgumentError("x.device", x.device, f"the device of the model, {device}")
-        if not isinstance(k, Tensor):
+        choice = k if isinstance(k, Choice) else Choice(k)
+        if not isinstance(choice.k, Tensor):
             raise ArgumentError("k", repr(k), f"an int64 tensor ({x.shape[0]},)")
         num_steps = x.shape[1] - 1
         mu, log_var = self.encoder(x[:, 0])
         if noise is not None and noise.shape != mu.shape:
             raise ArgumentError("noise.shape", tuple(noise.shape), str(tuple(mu.shape)))
         z0 = mu + torch.exp(0.5 * log_var) * (torch.randn_like(mu) if noise is None else noise)
-        trajectory = self.trajectory(z0, k, num_steps, laplacian=laplacian, num_probes=num_probes)
-        force = self.force_along(trajectory.z, k) if self.pde.needs_force else None
-        initial_velocity = self.initial_velocity(z0, k)
-        return SequenceOutputs(mu, log_var, trajectory, force, initial_velocity, self.decode_sequence(trajectory.z))
+        trajectory = self.trajectory(z0, choice, num_steps, laplacian=laplacian, num_probes=num_probes)
+        z = trajectory.z
+        force = choice.through(lambda one: self.force_along(z, one)) if self.pde.needs_force else None
+        initial_velocity = choice.through(lambda one: self.initial_velocity(z0, one))
+        return SequenceOutputs(mu, log_var, trajectory, force, initial_velocity, self.decode_sequence(z))
 
     def project_(self) -> None:
         """Put constrained parameters back into their range; call after every optimizer step."""

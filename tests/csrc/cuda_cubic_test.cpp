@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -238,6 +239,23 @@ class CheckedLauncher {
     size_t shared_memory_;
 };
 
+// Of a launch of many blocks the first and the last alone.
+class EndsLauncher {
+  public:
+    size_t shared_memory() const { return kLargeSharedMemory; }
+
+    template <class K>
+    void operator()(Index3 grid, const typename K::Params& params) {
+        expect(grid.x > 0 && grid.y == 1 && grid.z == 1, "a grid for any number of potentials");
+        const auto shared = std::make_unique<typename K::Shared>();
+        const bool all = grid.x <= 1000;
+        for (int x = 0; x < grid.x; x = all || x + 1 == grid.x ? x + 1 : grid.x - 1) {
+            std::memset(static_cast<void*>(shared.get()), 0xff, sizeof(typename K::Shared));
+            K::run(Block<K::kThreads>({x, 0, 0}, grid, ThreadOrder::forward), params, *shared);
+        }
+    }
+};
+
 template <class T>
 struct Forward {
     Guarded<T> squares, column_sums, workspace;
@@ -410,6 +428,48 @@ void check_gram(const char* name) {
     }
 }
 
+// More potentials than blocks of a grid in y and z: the first and the last one, which have rows.
+template <class T>
+void check_many_potentials() {
+    constexpr int kMany = 70'000;
+    Sizes sizes{2, 3, 2, std::vector<int>(kMany)};
+    sizes.rows.front() = 1, sizes.rows.back() = 66;
+    const Problem<T> p(sizes);
+    const auto ends = [](const Guarded<T>& array, int64_t of_potential) {
+        Guarded<T> both(2 * of_potential);
+        for (int64_t i = 0; i < of_potential; ++i) {
+            both[i] = array[i];
+            both[of_potential + i] = array[array.size() - of_potential + i];
+        }
+        return both;
+    };
+    const auto wanted_ends = [](const Totals& all, int64_t of_potential) {
+        Totals both(all.begin(), all.begin() + of_potential);
+        both.insert(both.end(), all.end() - of_potential, all.end());
+        return both;
+    };
+    const int64_t h1 = p.h1, h2 = p.h2, d = p.d;
+    EndsLauncher launch;
+    Guarded<T> gram(p.gram.size());
+    launch_gram_matrix<T>(launch, p.weight1.data(), p.k, p.d, p.h1, Precision::ieee, gram.data());
+    Totals of_gram;
+    for (int64_t at = 0; at < gram.size(); ++at) of_gram.push_back(p.gram_of(at));
+    compare(ends(gram, h1 * h1), wanted_ends(of_gram, h1 * h1), allowed<T>(Precision::ieee), "G");
+    for (const LaplacianForm form : {LaplacianForm::gram, LaplacianForm::jacobian}) {
+        const int blocks = static_cast<int>(p.block_k.size());
+        const Wanted want = wanted_of(p, form);
+        Guarded<T> v_d1(p.slots * h1), v_weight1(kMany * h1 * d), v_weight2(kMany * h2 * h1);
+        const Guarded<T> workspace(cubic_backward_numbers<T>(blocks, p.k, p.d, p.h1, p.h2, form, true));
+        launch_cubic_backward<T>(launch, p.operands(true), form, true, Precision::ieee, workspace.data(),
+                                 v_d1.data(), v_weight1.data(), v_weight2.data());
+        expect(workspace.intact() && v_weight1.intact() && v_weight2.intact(), "nothing beside is written");
+        compare(ends(v_weight1, h1 * d), wanted_ends(want.v_weight1, h1 * d), allowed<T>(Precision::ieee),
+                "v_weight1");
+        compare(ends(v_weight2, h2 * h1), wanted_ends(want.v_weight2, h2 * h1), allowed<T>(Precision::ieee),
+                "v_weight2");
+    }
+}
+
 // A row has the same bits alone and among others.
 template <class T>
 void check_batches() {
@@ -518,6 +578,9 @@ int main(int argc, char** argv) {
     section("cuts");
     check_cuts<float>();
     check_cuts<double>();
+    section("many_potentials");
+    check_many_potentials<float>();
+    check_many_potentials<double>();
     section("batches");
     check_batches<float>();
     check_batches<double>();

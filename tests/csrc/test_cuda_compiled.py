@@ -7,25 +7,45 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from tests.csrc.programs import CSRC
+from tests.cuda_toolkits import needs_nvcc
+
+import build_cuda  # isort: skip  # in csrc/, which the import above makes known
+import cuda_toolkit  # isort: skip
 
 # Architecture -> bytes of shared memory that a block may have there.
-SHARED = {"sm_80": 166_912, "sm_90a": 232_448, "sm_100": 232_448}
-# Kernels of a source: in plain multiply-adds, of the tensor cores.
-SOURCES = {"cubic_forward": (10, 9), "cubic_backward": (17, 11)}
-TENSOR_CORES = re.compile(r"\b[HD]MMA\b")
-KERNEL = re.compile(r"Compiling entry function '(\S+)'(.*?)Used (\d+) registers", re.S)
-SPILLS = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+SHARED = {"8.0": 166_912, "9.0a": 232_448, "10.0": 232_448}
+STATIC_SHARED = 48 * 1024  # of a block everywhere, of what is not asked for at the launch
+SOURCES = sorted(path.stem for path in (CSRC / "cuda").glob("*.cu"))
+# Kernels of a source: in plain arithmetic, of the tensor cores.
+KERNELS = {
+    "cubic_backward": (17, 11),
+    "cubic_forward": (10, 9),
+    "potential_cuda": (16, 0),
+    "quadratic_backward": (10, 4),
+    "quadratic_forward": (10, 4),
+    "rollout_backward": (6, 3),
+    "rollout_cuda": (23, 1),
+    "rollout_forward": (6, 3),
+    "weight_gradients": (4, 2),
+}
+ROUNDS_TO_TF32 = re.compile(r"9PrecisionE[12]E")
+NEEDS_CLUSTERS = re.compile(r"14cluster_kernel.*Li[2-9]ELb[01]E")
+TENSOR_CORES = re.compile(r"\b[A-Z]+MMA\b")
+KERNEL = re.compile(r"Compiling entry function '(\S+)'(.*?)Used (\d+) registers(.*?)\n", re.S)
+STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+STATIC = re.compile(r"(\d+) bytes smem")
 
 pytestmark = [
-    pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on the path"),
+    needs_nvcc,
+    pytest.mark.timeout(900),  # the first test of a source waits for those before it, on a machine that may be busy
     pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="no Triton, whose cuobjdump is used"),
 ]
 
@@ -34,11 +54,16 @@ class Kernel(NamedTuple):
     name: str  # mangled
     registers: int
     stack: list[int]  # frame, spill stores, spill loads
+    shared: int  # bytes, without what a launch asks for
     tensor_cores: set[str]
 
     @property
     def rounds_to_tf32(self) -> bool:
-        return bool(re.search(r"ArithmeticIfLNS\d+_9PrecisionE[12]E", self.name))
+        return bool(ROUNDS_TO_TF32.search(self.name))
+
+    def is_compiled_for(self, architecture: str) -> bool:
+        """Whether it is more than a trap, as clusters are before compute capability 9.0."""
+        return architecture[0] != "8" or not NEEDS_CLUSTERS.search(self.name)
 
 
 def cuobjdump() -> Path:
@@ -47,48 +72,114 @@ def cuobjdump() -> Path:
     return Path(spec.origin).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 
-def output(*command: object) -> str:
-    result = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=280)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout + result.stderr
+def tensor_cores(code: str) -> set[str]:
+    """The instructions of the tensor cores; HFMA2.MMA is none of them."""
+    return {name for line in code.splitlines() if "MMA" in line for name in TENSOR_CORES.findall(line)}
 
 
-def compiled(source: str, architecture: str, folder: Path) -> list[Kernel]:
-    cubin = folder / f"{source}.{architecture}.cubin"
-    flags = ["-std=c++17", f"-arch={architecture}", "-Werror", "all-warnings", "-Xptxas", "-v", f"-I{CSRC}"]
-    said = output("nvcc", *flags, "-cubin", CSRC / "cuda" / f"{source}.cu", "-o", cubin)
-    functions = output(cuobjdump(), "-sass", cubin).split("Function : ")[1:]
-    instructions = {function.split(None, 1)[0]: set(TENSOR_CORES.findall(function)) for function in functions}
-    kernels = []
-    for name, between, registers in KERNEL.findall(said):
-        stack = SPILLS.search(between)
-        assert stack is not None, between
-        kernels.append(Kernel(name, int(registers), [int(n) for n in stack.groups()], instructions[name]))
-    assert len(kernels) == len(functions)
-    return kernels
+class Compilations:
+    """Every source for every architecture, as many at a time as there are cores; started from one thread.
+
+    A compilation is two processes, one after the other: nvcc, and the disassembly of what it made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        nvcc = shutil.which("nvcc")
+        assert nvcc is not None
+        self.folder, self.nvcc = folder, os.path.abspath(nvcc)
+        self.waiting = [
+            (source, architecture, step) for source in SOURCES for architecture in SHARED for step in ("log", "sass")
+        ]
+        self.running: dict[tuple[str, str, str], subprocess.Popen[bytes]] = {}
+        self.ended: dict[tuple[str, str, str], int] = {}  # exit status
+
+    def path(self, source: str, architecture: str, suffix: str) -> Path:
+        return self.folder / f"{source}.{architecture}.{suffix}"
+
+    def start(self, source: str, architecture: str, step: str) -> None:
+        target = str(self.path(source, architecture, "cubin"))
+        if step == "log":
+            flags = [*build_cuda.FLAGS, *build_cuda.KERNEL_FLAGS, *cuda_toolkit.architecture(architecture).flags]
+            flags += ["-Werror", "all-warnings", f"-I{CSRC}", "-cubin"]
+            command = [self.nvcc, *flags, str(CSRC / "cuda" / f"{source}.cu"), "-o", target]
+        else:
+            command = [str(cuobjdump()), "-sass", target]
+        with self.path(source, architecture, step).open("wb") as output:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+        self.running[source, architecture, step] = process
+
+    def can_start(self, source: str, architecture: str, step: str) -> bool:
+        return step == "log" or (source, architecture, "log") in self.ended
+
+    def advance(self) -> None:
+        for key, process in list(self.running.items()):
+            status = process.poll()
+            if status is not None:
+                self.ended[key] = status
+                del self.running[key]
+        while len(self.running) < len(os.sched_getaffinity(0)):
+            key = next((key for key in self.waiting if self.can_start(*key)), None)
+            if key is None:
+                return
+            self.waiting.remove(key)
+            self.start(*key)
+
+    def output(self, source: str, architecture: str, step: str) -> str:
+        self.advance()
+        while (source, architecture, step) not in self.ended:
+            time.sleep(0.02)
+            self.advance()
+        said = self.path(source, architecture, step).read_text(encoding="utf-8", errors="replace")
+        assert self.ended[source, architecture, step] == 0, said
+        return said
+
+    def kernels(self, source: str, architecture: str) -> list[Kernel]:
+        said = self.output(source, architecture, "log")
+        functions = self.output(source, architecture, "sass").split("Function : ")[1:]
+        instructions = {function.split(None, 1)[0]: tensor_cores(function) for function in functions}
+        kernels = []
+        for name, between, registers, used in KERNEL.findall(said):
+            stack, shared = STACK.search(between), STATIC.search(used)
+            assert stack is not None, between
+            numbers = [int(number) for number in stack.groups()]
+            kernels.append(
+                Kernel(name, int(registers), numbers, int(shared[1]) if shared else 0, instructions.pop(name))
+            )
+        assert not instructions  # what ptxas spoke of is what there is
+        return kernels
+
+    def stop(self) -> None:
+        for process in self.running.values():
+            process.terminate()
+        for process in self.running.values():
+            process.wait(timeout=60)
 
 
 @pytest.fixture(scope="module")
-def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, str], Future[list[Kernel]]]]:
-    """Every source for every architecture, as many at a time as there are cores."""
-    folder = tmp_path_factory.mktemp("cuda")
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        pairs = [(source, architecture) for architecture in SHARED for source in SOURCES]
-        yield {pair: pool.submit(compiled, *pair, folder) for pair in pairs}
-        pool.shutdown(cancel_futures=True)
+def compilations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compilations]:
+    started = Compilations(tmp_path_factory.mktemp("cuda"))
+    yield started
+    started.stop()
+
+
+def test_every_architecture_of_the_build_is_looked_at():
+    assert set(SHARED) == set(cuda_toolkit.DEFAULT_ARCHITECTURES)
 
 
 @pytest.mark.parametrize("architecture", SHARED)
 @pytest.mark.parametrize("source", SOURCES)
 def test_kernels_do_not_spill_and_use_the_tensor_cores_where_asked_for(
-    source: str, architecture: str, jobs: dict[tuple[str, str], Future[list[Kernel]]]
+    source: str, architecture: str, compilations: Compilations
 ):
-    kernels = jobs[source, architecture].result()
+    kernels = compilations.kernels(source, architecture)
     rounding = [kernel for kernel in kernels if kernel.rounds_to_tf32]
-    assert (len(kernels) - len(rounding), len(rounding)) == SOURCES[source]
+    assert (len(kernels) - len(rounding), len(rounding)) == KERNELS[source]
     assert not [kernel for kernel in kernels if any(kernel.stack)]
-    assert all(0 < kernel.registers <= 255 for kernel in kernels)
-    assert all(kernel.tensor_cores == ({"HMMA"} if kernel.rounds_to_tf32 else set()) for kernel in kernels)
+    assert not [kernel for kernel in kernels if not 0 < kernel.registers <= 255]
+    assert not [kernel for kernel in kernels if kernel.shared > STATIC_SHARED]
+    for kernel in kernels:
+        asked_for = kernel.rounds_to_tf32 and kernel.is_compiled_for(architecture)
+        assert kernel.tensor_cores == ({"HMMA"} if asked_for else set()), kernel
 
 
 def test_shared_memory_suffices():
@@ -99,6 +190,8 @@ def test_shared_memory_suffices():
     assert int(found[1]) == 101_376  # of compute capability 8.6, 8.9 and 12.0, where no block may have more
     assert int(found[2]) <= min(SHARED.values())
     assertion = r"static_assert\([^;]*fits_into_shared_memory\(sizeof\(Shared\), kMinBlocks\)\)"
-    for name in SOURCES:
-        text = (CSRC / "cuda" / f"{name}.h").read_text(encoding="utf-8")
+    headers = [path for path in sorted((CSRC / "cuda").glob("cubic_*.h")) if "struct Shared {" in path.read_text()]
+    assert len(headers) >= 2
+    for path in headers:
+        text = path.read_text(encoding="utf-8")
         assert len(re.findall(r"struct Shared \{", text)) == len(re.findall(assertion, text)) > 0

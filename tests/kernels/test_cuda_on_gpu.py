@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.library import opcheck
 
-from ffrl.ops import available_backends, potential_derivatives
-from tests.cases import Case, build, cotangents_of, outputs_of
+from ffrl.models import PotentialMLP
+from ffrl.ops import available_backends, flow_rollout, potential_derivatives
+from tests.cases import Case, build, cotangents_of, outputs_of, random_potential
 from tests.kernels.cases import FORMS, FULL_CASES, form_of
 from tests.kernels.devices import on_device
 from tests.tolerances import FLOAT64, relative_error
@@ -65,6 +67,52 @@ def test_float64_is_float64(case: Case, form: str):
     inputs = build(case)
     errors = worst(values_of(inputs, "cuda", form), values_of(inputs, "analytic"))
     assert max(errors.values()) < FLOAT64, (str(case), form, errors)
+
+
+def flow_of(pot: PotentialMLP, z0: Tensor, k: int | Tensor, steps: int, direction: int, backend: str):
+    """The rollout's outputs, and ``v_X`` of z0 and the parameters X, on the CPU; in the dtype of z0."""
+    device = GPU if backend == "cuda" else z0.device
+    moved = copy.deepcopy(pot).to(device, z0.dtype).requires_grad_()
+    start = z0.to(device).clone().requires_grad_()
+    where = k.to(device) if isinstance(k, Tensor) else k
+    out = flow_rollout(moved, start, where, steps, direction=direction, backend=backend)._asdict()
+    generator = torch.Generator().manual_seed(1)
+    cotangents = [torch.randn(value.shape, generator=generator).to(value) for value in out.values()]
+    sources = {"z0": start, **dict(moved.named_parameters())}
+    gradients = torch.autograd.grad(
+        list(out.values()), list(sources.values()), cotangents, allow_unused=True, materialize_grads=True
+    )
+    values = {**out, **{f"v_{name}": value for name, value in zip(sources, gradients, strict=True)}}
+    return {name: value.detach().cpu() for name, value in values.items()}
+
+
+# Batch, latent, hidden layers, potentials; steps; the widest ones have a cluster of blocks for each row where there
+# are clusters, and the widest of all do not fit into shared memory.
+FLOWS = [
+    (Case(1, 1, 1, 1), 1, 1),
+    (Case(70, 5, 17, 33, 3, "mixed"), 3, 1),
+    (Case(130, 33, 9, 17, 2, "mixed", activation="identity"), 4, -1),
+    (Case(17, 64, 128, 128), 8, 1),
+    (Case(20, 226, 226, 226, 2, "mixed"), 2, 1),
+    (Case(3, 1024, 1600, 1024), 2, 1),
+]
+
+
+@pytest.mark.parametrize(("case", "steps", "direction"), FLOWS, ids=str)
+def test_a_rollout_in_one_launch_is_the_flow_step_by_step(case: Case, steps: int, direction: int):
+    torch.manual_seed(0)
+    pot = random_potential(case, torch.float64)
+    z0 = torch.randn(case.rows, case.latent, dtype=torch.float64)
+    k = torch.arange(case.rows) % case.potentials if case.index == "mixed" else 0
+    single = z0.float()
+    pot = pot.float().double()  # so that both precisions have the same numbers
+    expected = flow_of(pot, single.double(), k, steps, direction, "analytic")
+    errors = worst(flow_of(pot, single.double(), k, steps, direction, "cuda"), expected)
+    assert max(errors.values()) < FLOAT64, errors
+    own = worst(flow_of(pot, single, k, steps, direction, "analytic"), expected)
+    errors = worst(flow_of(pot, single, k, steps, direction, "cuda"), expected)
+    bad = {name: (error, own[name]) for name, error in errors.items() if error > ALONE * max(own[name], ALONE_FLOOR)}
+    assert not bad, bad
 
 
 def test_precisions_are_what_they_say():

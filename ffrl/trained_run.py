@@ -1,0 +1,45 @@
+"""A finished run, loaded with the test images of its data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ffrl.config import TrainConfig
+from ffrl.data import TransformedImages, load_images
+from ffrl.data.registry import ImageSet
+from ffrl.matching import match_potentials
+from ffrl.models import SequenceVAE
+from ffrl.trainer import load_model
+
+
+class TrainedRun(NamedTuple):
+    """What evaluation starts from."""
+
+    model: SequenceVAE  # in evaluation mode, its potentials in the order of the transformations
+    config: TrainConfig
+    iteration: int
+    images: ImageSet  # the official test set
+    data: TransformedImages  # its sequences, on the device of the model
+    matching: dict[str, Any] | None  # see match_potentials
+
+
+def load_trained_run(
+    run: Path,
+    *,
+    device: str = "auto",
+    backend: str | None = None,
+    data_dir: Path | None = None,
+    match_images: int | None = 1000,
+) -> TrainedRun:
+    """Load the last checkpoint of a run; potentials whose k was learned are matched on ``match_images`` test images.
+
+    Raises:
+        ArgumentError, CheckpointError: as ``load_model``.
+        DataError: as ``load_images``.
+    """
+    model, config, iteration = load_model(run, device=device, backend=backend)
+    images = load_images(config.data, "test", data_dir or config.data_dir)
+    data = TransformedImages(images.images, config.sequence, next(model.parameters()).device)
+    matching = match_potentials(model, data, num_images=match_images or len(data))
+    return TrainedRun(model, config, iteration, images, data, matching)

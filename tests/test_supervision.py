@@ -1,0 +1,199 @@
+"""Where k comes from in training, the loss of its recognition, and the matching of learned potentials."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ffrl.config import SequenceConfig, SupervisionConfig
+from ffrl.data import TransformedImages
+from ffrl.errors import ArgumentError
+from ffrl.evaluation import sequence_errors
+from ffrl.matching import best_assignment, confusion, match_potentials, reorder_potentials
+from ffrl.models import SequenceVAE
+from ffrl.records import SequenceBatch
+from ffrl.supervision import choose, gumbel_temperature, index_prior_kl, is_labelled, recognize, recognized
+from tests.models.reference import TINY, random_batch, tiny_model
+from tests.tolerances import ROUNDING, relative_error
+
+WEAK = SupervisionConfig("weak")
+
+
+def recognizing_model(num_frames: int = 4) -> SequenceVAE:
+    torch.manual_seed(0)
+    return SequenceVAE(TINY, 3, recognized_frames=num_frames).double()
+
+
+def test_temperature_is_the_papers():
+    assert gumbel_temperature(WEAK, 0) == 1.0
+    assert gumbel_temperature(WEAK, 10_000) == pytest.approx(math.exp(-0.3), rel=1e-15)
+    assert gumbel_temperature(WEAK, 99_858) == pytest.approx(0.05, rel=1e-4)
+    assert gumbel_temperature(WEAK, 1_000_000) == 0.05
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 1 / 3, 0.5, 0.75, 1.0])
+def test_labelled_batches_are_spread_evenly(fraction: float):
+    config = SupervisionConfig("semi", labelled_fraction=fraction)
+    labelled = [is_labelled(config, iteration) for iteration in range(1, 1001)]
+    for n in range(1, 1001):
+        assert sum(labelled[:n]) == math.floor(n * fraction)
+
+
+def test_only_semi_looks_at_the_fraction():
+    assert is_labelled(SupervisionConfig("supervised", labelled_fraction=0.0), 1)
+    assert not is_labelled(SupervisionConfig("weak", labelled_fraction=1.0), 1)
+
+
+def test_kl_to_the_uniform_prior_has_its_known_values():
+    q = torch.tensor([[0.5, 0.25, 0.25], [1 / 3, 1 / 3, 1 / 3]], dtype=torch.float64)
+    expected = [0.5 * math.log(1.5) + 0.5 * math.log(0.75), 0.0]
+    assert index_prior_kl(q.log()).tolist() == pytest.approx(expected, abs=1e-15)
+    certain = index_prior_kl(torch.tensor([[500.0, 0.0, -500.0]], dtype=torch.float64))
+    assert certain.item() == pytest.approx(math.log(3), rel=1e-12)
+    logits = torch.randn(7, 3, dtype=torch.float64)
+    uniform = torch.distributions.Categorical(logits=torch.zeros(7, 3, dtype=torch.float64))
+    reference = torch.distributions.kl_divergence(torch.distributions.Categorical(logits=logits), uniform)
+    assert relative_error(index_prior_kl(logits), reference) <= ROUNDING
+
+
+def test_supervised_takes_the_k_of_the_batch_and_has_no_index_loss():
+    batch = random_batch(6, 3)
+    choice, index_loss = choose(tiny_model(), batch, SupervisionConfig(), 1)
+    assert choice.k is batch.k and choice.weights is None and index_loss is None
+
+
+def test_weak_never_looks_at_the_k_of_the_batch():
+    model, batch = recognizing_model(), random_batch(6, 3)
+    outcomes = []
+    for k in (batch.k, torch.zeros_like(batch.k)):
+        torch.manual_seed(4)
+        outcomes.append(choose(model, SequenceBatch(batch.x, k), WEAK, 1))
+    (one, kl), (other, other_kl) = outcomes
+    assert torch.equal(one.k, other.k) and one.k.unique().numel() > 1
+    assert kl is not None and other_kl is not None and torch.equal(kl, other_kl)
+    assert torch.equal(kl, index_prior_kl(recognize(model, batch.x)))
+    assert one.weights is not None and one.weights.requires_grad
+
+
+def test_the_label_loss_is_the_cross_entropy_beside_a_drawn_k():
+    model, batch = recognizing_model(), random_batch(6, 3)
+    choice, loss = choose(model, batch, SupervisionConfig("weak", "label"), 1)
+    assert choice.weights is not None and loss is not None
+    expected = -F.log_softmax(recognize(model, batch.x), dim=1)[torch.arange(6), batch.k]
+    assert relative_error(loss, expected) <= ROUNDING
+
+
+def test_semi_alternates_between_the_label_and_a_draw():
+    model, batch = recognizing_model(), random_batch(6, 3)
+    config = SupervisionConfig("semi", labelled_fraction=0.5)
+    drawn, prior = choose(model, batch, config, 1)
+    given, cross_entropy = choose(model, batch, config, 2)
+    assert drawn.weights is not None and given.weights is None and given.k is batch.k
+    logits = recognize(model, batch.x)
+    assert prior is not None and torch.equal(prior, index_prior_kl(logits))
+    assert cross_entropy is not None
+    assert torch.equal(cross_entropy, F.cross_entropy(logits, batch.k, reduction="none"))
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ({"mode": "none"}, "supervision.mode"),
+        ({"index_loss": "label"}, "supervision.index_loss"),
+        ({"mode": "semi", "index_loss": "label"}, "supervision.index_loss"),
+        ({"labelled_fraction": 1.5}, "supervision.labelled_fraction"),
+        ({"labelled_fraction": float("nan")}, "supervision.labelled_fraction"),
+        ({"temperature_decay": -1e-5}, "supervision.temperature_decay"),
+        ({"min_temperature": 0.0}, "supervision.min_temperature"),
+    ],
+)
+def test_bad_values_are_refused_by_name(values: dict, name: str):
+    with pytest.raises(ArgumentError) as refused:
+        SupervisionConfig(**values)
+    assert refused.value.name == name
+
+
+def test_assignment_uses_every_potential_once():
+    """The greedy choice, potential 0 for both, would leave one without."""
+    counts = torch.tensor([[50, 45, 5], [60, 10, 30], [0, 1, 99]])
+    assert best_assignment(counts) == [1, 0, 2]
+
+
+def images(count: int = 5) -> TransformedImages:
+    pixels = torch.randint(0, 256, (count, 8, 8), dtype=torch.uint8)
+    return TransformedImages(pixels, SequenceConfig(num_steps=3))
+
+
+def test_confusion_counts_every_image_under_every_transformation():
+    model, data = recognizing_model().float(), images()
+    counts = confusion(model, data, num_images=4, batch_size=3)
+    for k in range(3):
+        found = recognized(model, data.sequence(torch.arange(4), k).x)
+        assert counts[k].tolist() == torch.bincount(found, minlength=3).tolist()
+
+
+def test_reordering_renames_the_potentials_and_changes_nothing_else():
+    model, batch, order = recognizing_model(), random_batch(6, 3), [2, 0, 1]
+    with torch.no_grad():
+        model.prior.diffusivity.copy_(torch.tensor([0.1, 0.2, 0.3]))
+    renamed = torch.tensor(order)
+    before = sequence_errors(model, batch.x, renamed[batch.k])
+    logits = recognize(model, batch.x)
+    log_p = model.prior.log_prob(batch.x[:, 0].flatten(1), torch.tensor(2.0), renamed[batch.k])
+    reorder_potentials(model, order)
+    after = sequence_errors(model, batch.x, batch.k)
+    for name, value in before.items():
+        assert relative_error(after[name], value) <= ROUNDING, name
+    assert torch.equal(recognize(model, batch.x), logits[:, order])
+    assert torch.equal(model.prior.log_prob(batch.x[:, 0].flatten(1), torch.tensor(2.0), batch.k), log_p)
+    with pytest.raises(ArgumentError, match="order"):
+        reorder_potentials(model, [0, 0, 1])
+
+
+class Known(torch.nn.Module):
+    """Recognizes the transformation from the colour and the change of the frames, under wrong names."""
+
+    num_frames = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits = torch.nn.Linear(3, 3)
+        with torch.no_grad():
+            self.logits.weight.copy_(torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]))
+            self.logits.bias.zero_()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        coloured = x[:, -1, 1:].flatten(1).amax(1) > 0
+        grown = x[:, -1].flatten(1).sum(1) > 1.3 * x[:, 0].flatten(1).sum(1)
+        k = torch.where(coloured, 2, torch.where(grown, 0, 1))
+        return self.logits(F.one_hot(k, 3).to(x.dtype))
+
+
+def test_a_perfect_recognizer_with_names_of_its_own_is_matched_perfectly():
+    model = tiny_model(dtype=torch.float32)
+    model.transformation = Known()  # type: ignore[assignment]
+    pixels = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    pixels[:, 2:6, 2:6] = 255
+    data = TransformedImages(pixels, SequenceConfig(num_steps=3))
+    matching = match_potentials(model, data)
+    assert matching == {
+        "potential_of": {"scale": 1, "rotation": 2, "hue": 0},
+        "accuracy": 1.0,
+        "confusion": [[3, 0, 0], [0, 3, 0], [0, 0, 3]],
+        "num_images": 3,
+    }
+    again = match_potentials(model, data)
+    assert again is not None and again["potential_of"] == {"scale": 0, "rotation": 1, "hue": 2}
+    batch = data.sequence(torch.arange(3), torch.tensor([0, 1, 2]))
+    errors = sequence_errors(model, batch.x, batch.k)
+    assert torch.equal(errors["recognized_equivariance_error"], errors["equivariance_error"])
+
+
+def test_a_model_trained_with_k_given_is_left_alone():
+    model = tiny_model(dtype=torch.float32)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert match_potentials(model, images()) is None
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
