@@ -32,6 +32,7 @@ inline Operands aligned(Operands operands) {
 }
 
 inline void check_cuda(cudaError_t error) {
+    if (error != cudaSuccess) cudaGetLastError();  // it is not to be found by the next call
     STD_TORCH_CHECK(
         error != cudaErrorNoKernelImageForDevice,
         "ffrl: the CUDA kernels were not compiled for this GPU; build them again with its compute "

@@ -26,4 +26,15 @@ struct CubicOperands {
     FFRL_INLINE int64_t slots() const { return static_cast<int64_t>(blocks) * kRows; }
 };
 
+struct Range {
+    int first, last;
+};
+
+// Blocks of a potential that a chunk has, out of `chunks`.
+FFRL_INLINE Range chunk_of_potential(const int* first_block, int64_t k, int chunk, int chunks) {
+    const int64_t first = first_block[k], count = first_block[k + 1] - first;
+    return {static_cast<int>(first + count * chunk / chunks),
+            static_cast<int>(first + count * (chunk + 1) / chunks)};
+}
+
 }  // namespace ffrl::cuda

@@ -53,6 +53,27 @@ __global__ void __launch_bounds__(K::kThreads, 1)
 #endif
 }
 
+// The runtime keeps an error that it returned as the last one of the thread, where the next launch that asks
+// for its own would find it: who handles an error takes it from there.
+inline cudaError_t taken(cudaError_t error) {
+    if (error != cudaSuccess) cudaGetLastError();
+    return error;
+}
+
+// Lets blocks of the kernel have as much shared memory as the current device gives to one. What is set is the
+// kernel's and not a launch's: another thread may set it between this and the launch, so it is always the
+// same.
+template <class F>
+cudaError_t allow_shared_memory(F* kernel) {
+    int device = 0, most = 0;
+    cudaError_t error = cudaGetDevice(&device);
+    if (error == cudaSuccess)
+        error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    if (error == cudaSuccess)
+        error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
+    return taken(error);
+}
+
 // `attribute` must live as long as the result.
 template <class K>
 cudaLaunchConfig_t cluster_config(int clusters, size_t bytes, cudaStream_t stream,
@@ -93,8 +114,7 @@ class StreamLauncher {
     template <class K>
     void cluster(int clusters, size_t bytes, const typename K::Params& params) {
         if (error_ != cudaSuccess || clusters == 0) return;
-        check(cudaFuncSetAttribute(cluster_kernel<K>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                   static_cast<int>(bytes)));
+        check(allow_shared_memory(cluster_kernel<K>));
         if (error_ != cudaSuccess) return;
         cudaLaunchAttribute attribute{};
         const cudaLaunchConfig_t config = cluster_config<K>(clusters, bytes, stream_, attribute);
@@ -109,7 +129,7 @@ class StreamLauncher {
 
   private:
     void check(cudaError_t error) {
-        if (error_ == cudaSuccess) error_ = error;
+        if (error_ == cudaSuccess) error_ = taken(error);
     }
 
     cudaStream_t stream_;

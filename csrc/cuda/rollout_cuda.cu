@@ -26,11 +26,11 @@ cudaError_t ask(int device, RolloutDevice& out) {
     if (error == cudaSuccess)
         error = cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
     if (error == cudaSuccess) error = cudaDeviceGetAttribute(&clusters, cudaDevAttrClusterLaunch, device);
+    if (taken(error) != cudaSuccess) return error;
     out = RolloutDevice{};
     out.capability = capability;
     out.shared_memory = bytes;
-    if (error == cudaSuccess && clusters != 0) error = rollout_clusters(bytes, out.has_clusters);
-    return error;
+    return clusters != 0 ? rollout_clusters(bytes, out.has_clusters) : cudaSuccess;
 }
 
 }  // namespace

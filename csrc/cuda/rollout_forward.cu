@@ -7,20 +7,21 @@ namespace ffrl::cuda {
 // that was compiled for an older one, nor on a part of a GPU that is too small.
 cudaError_t rollout_clusters(int64_t shared_memory, bool& usable) {
     using K = RolloutForward<Arithmetic<float, Precision::tf32x3>, kMaxRanks, true>;
-    const auto bytes = static_cast<int>(shared_memory);
     cudaFuncAttributes attributes{};
-    cudaError_t error = cudaFuncGetAttributes(&attributes, cluster_kernel<K>);
+    cudaError_t error = taken(cudaFuncGetAttributes(&attributes, cluster_kernel<K>));
     if (error != cudaSuccess) return error;
     usable = attributes.ptxVersion >= 90;
     if (!usable) return cudaSuccess;
-    error = cudaFuncSetAttribute(cluster_kernel<K>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    error = allow_shared_memory(cluster_kernel<K>);
     if (error != cudaSuccess) return error;
     cudaLaunchAttribute attribute{};
-    const cudaLaunchConfig_t config = cluster_config<K>(1, bytes, nullptr, attribute);
+    const cudaLaunchConfig_t config =
+        cluster_config<K>(1, static_cast<size_t>(shared_memory), nullptr, attribute);
     int clusters = 0;
-    error = cudaOccupancyMaxActiveClusters(&clusters, cluster_kernel<K>, &config);
+    // That there can be none may be said by an error, too.
+    error = taken(cudaOccupancyMaxActiveClusters(&clusters, cluster_kernel<K>, &config));
     usable = error == cudaSuccess && clusters > 0;
-    return error;
+    return cudaSuccess;
 }
 
 template void launch_rollout_forward_steps(StreamLauncher&, const RolloutForwardParams<float>&,

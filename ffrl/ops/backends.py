@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 
 from ffrl.errors import ArgumentError, BackendError
-from ffrl.ops.cuda_devices import load_cuda_extension
+from ffrl.ops.cuda_devices import cuda_reason, load_cuda_extension
 from ffrl.ops.extension import load_extension
 
 logger = logging.getLogger(__name__)
@@ -33,9 +33,9 @@ def triton_reason() -> str | None:
     """None where the Triton kernels can be used, else the reason why not and what to do."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed; install it with `pip install 'triton>=3.6'`"
-    if not is_interpreting() and not torch.cuda.is_available():
+    if not is_interpreting() and torch.cuda.device_count() == 0:
         return (
-            "PyTorch finds no CUDA device here (torch.cuda.is_available() is False); run on a machine with a GPU and a "
+            "PyTorch finds no CUDA device here (torch.cuda.device_count() is 0); run on a machine with a GPU and a "
             "CUDA build of torch, or set TRITON_INTERPRET=1 before Python starts to run the kernels on the CPU, slowly"
         )
     import triton
@@ -46,14 +46,34 @@ def triton_reason() -> str | None:
     return None
 
 
-# Asked at import, not at the first call: torch.compile does not look into a loader.
+# Asked at import, not at the first call: torch.compile does not look into a loader. An import must not initialise
+# CUDA: it could then no longer be used in a forked child, nor CUDA_VISIBLE_DEVICES be set.
 CPP_REASON = load_extension()
 TRITON_REASON = triton_reason()
-CUDA_REASON, CUDA_DEVICE_REASONS = load_cuda_extension()
+CUDA_REASON = cuda_reason()
+
+# Why the CUDA kernels do not run on each GPU, once it was asked.
+CUDA_DEVICE_REASONS: list[str | None] | None = None
+
+
+def cuda_device_reason(index: int) -> str | None:
+    """Why the CUDA kernels do not run on a GPU that a tensor is on; so CUDA is initialised already."""
+    global CUDA_DEVICE_REASONS
+    if CUDA_DEVICE_REASONS is None:
+        reason, reasons = load_cuda_extension()
+        CUDA_DEVICE_REASONS = reasons if reason is None else [reason] * torch.cuda.device_count()
+    return CUDA_DEVICE_REASONS[index] if index < len(CUDA_DEVICE_REASONS) else None
+
+
+# As torch.compiler.assume_constant_result does, which imports the compiler, a second of every start.
+cuda_device_reason._dynamo_marked_constant = True  # pyright: ignore
 
 
 def available_backends() -> dict[str, str | None]:
     """Name of each backend -> None where it can be used here, else the reason why not.
+
+    Of GPUs it says whether there is one, without initialising CUDA. Whether the kernels run on that one is asked by the
+    first call with its tensors, which is an error that says why where they do not.
 
     >>> available_backends()["oracle"] is None
     True
@@ -74,8 +94,8 @@ def tensor_reason(name: str, device: torch.device | None, dtype: torch.dtype | N
         return None
     if device.type != only and not (name == "triton" and device.type == "cpu" and is_interpreting()):
         return f"its kernels take tensors on {only!r}, not on {str(device)!r}"
-    if name == "cuda" and device.index is not None and device.index < len(CUDA_DEVICE_REASONS):
-        return CUDA_DEVICE_REASONS[device.index]
+    if name == "cuda" and device.type == "cuda" and device.index is not None:
+        return cuda_device_reason(device.index)
     if name == "triton" and dtype not in (None, torch.float32):
         return f"its kernels take torch.float32, not {dtype}; backend 'analytic' takes it on every device"
     return None

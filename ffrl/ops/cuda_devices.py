@@ -6,11 +6,14 @@ import importlib
 import re
 from collections.abc import Sequence
 
+import torch
+
 from ffrl.ops.extension import CUDA_MODULE, import_reason
 
 Capability = tuple[int, int]
 
 OLDEST_CAPABILITY: Capability = (8, 0)
+NO_DEVICE = "CUDA finds no device here; run on a machine with a GPU and its driver"
 
 
 def is_compiled_for(capability: Capability, architectures: Sequence[str]) -> bool:
@@ -44,8 +47,21 @@ def device_reason(capability: Capability, architectures: Sequence[str]) -> str |
     return None
 
 
+def cuda_reason() -> str | None:
+    """None once ffrl._C_cuda is imported and a GPU is here, else why not; which GPU it is is not asked.
+
+    CUDA is not initialised by this where NVML counts the devices: a process that did no more can still fork children
+    that use CUDA, and choose its devices by CUDA_VISIBLE_DEVICES.
+    """
+    reason = import_reason(CUDA_MODULE)
+    return NO_DEVICE if reason is None and torch.cuda.device_count() == 0 else reason
+
+
 def load_cuda_extension() -> tuple[str | None, list[str | None]]:
-    """(None, why not for each GPU) once ffrl._C_cuda is imported and a GPU can run its kernels, else (why not, [])."""
+    """(None, why not for each GPU) once ffrl._C_cuda is imported and a GPU can run its kernels, else (why not, []).
+
+    This initialises CUDA.
+    """
     reason = import_reason(CUDA_MODULE)
     if reason is not None:
         return reason, []
@@ -57,5 +73,5 @@ def load_cuda_extension() -> tuple[str | None, list[str | None]]:
 def choose(reasons: list[str | None]) -> tuple[str | None, list[str | None]]:
     """Of all GPUs together, from those of each."""
     if not reasons:
-        return "CUDA finds no device here; run on a machine with a GPU and its driver", []
+        return NO_DEVICE, []
     return (None, reasons) if None in reasons else (reasons[0], [])

@@ -94,6 +94,76 @@ def test_without_the_extension_the_reason_is_that_of_the_build(monkeypatch: pyte
     assert "the extension ffrl._C_cuda is not in this installation" in str(cuda_devices.load_cuda_extension()[0])
 
 
+IMPORTED = """
+import importlib.machinery, pathlib, sys, types
+import torch
+
+def refuse(*_):
+    raise AssertionError("this initialises CUDA")
+
+torch.cuda.device_count = lambda: 1
+for name in ("is_available", "init", "_lazy_init", "current_device", "get_device_capability", "get_device_properties"):
+    setattr(torch.cuda, name, refuse)
+for name in ("_cuda_getDeviceCount", "_cuda_init"):
+    if hasattr(torch._C, name):
+        setattr(torch._C, name, refuse)
+module = types.ModuleType("ffrl._C_cuda")
+module.__spec__ = importlib.machinery.ModuleSpec("ffrl._C_cuda", None)
+module.architectures, module.capabilities = (lambda: "8.0"), refuse
+sys.modules["ffrl._C_cuda"] = module
+is_file = pathlib.Path.is_file
+pathlib.Path.is_file = lambda path: path.name != "_C_cuda_missing.txt" and is_file(path)
+
+import ffrl
+from ffrl.models import PotentialMLP
+from ffrl.ops import available_backends, backends, potential_derivatives
+
+assert available_backends()["cuda"] is None and "torch._dynamo" not in sys.modules
+potential_derivatives(PotentialMLP(2, 3), torch.zeros(1, 2), 0.5, 0)
+try:
+    backends.tensor_reason("cuda", torch.device("cuda:0"))
+except AssertionError as error:
+    print(error)
+"""
+
+
+def test_an_import_does_not_initialise_cuda():
+    done = subprocess.run([sys.executable, "-c", IMPORTED], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, "this initialises CUDA\n"), done.stderr
+
+
+def test_which_gpu_it_is_is_asked_once_and_by_the_first_call(monkeypatch: pytest.MonkeyPatch):
+    asked: list[int] = []
+
+    def load() -> tuple[str | None, list[str | None]]:
+        asked.append(1)
+        return answer
+
+    monkeypatch.setattr(backends, "load_cuda_extension", load)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(backends, "CUDA_REASON", None)
+    for answer in ((None, [None, "too old"]), ("both too old", [])):
+        monkeypatch.setattr(backends, "CUDA_DEVICE_REASONS", None)
+        asked.clear()
+        backends.resolve_backend("auto", torch.device("cpu"), fused=True, dtype=torch.float32)
+        assert not asked
+        said = [backends.tensor_reason("cuda", torch.device("cuda", index)) for index in (0, 1, 0)]
+        assert said == ([None, "too old", None] if answer[0] is None else ["both too old"] * 3) and asked == [1]
+
+
+def test_compiled_code_asks_while_it_is_traced(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(backends, "CUDA_DEVICE_REASONS", None)
+    monkeypatch.setattr(backends, "load_cuda_extension", lambda: (None, [None, "too old"]))
+
+    def of(x: Tensor) -> Tensor:
+        devices = (torch.device("cuda:0"), torch.device("cuda:1"))
+        good, old = (backends.tensor_reason("cuda", device) is None for device in devices)
+        return x + 1 if good and not old else x
+
+    compiled = torch.compile(of, fullgraph=True, backend="eager")
+    assert compiled(torch.zeros(2)).tolist() == [1, 1]
+
+
 @pytest.mark.skipif(available_backends()["cuda"] is None, reason="the backend can be used here")
 def test_where_it_cannot_be_used_its_name_is_an_error_that_says_what_to_do():
     pot, z = PotentialMLP(3, 4), torch.zeros(2, 3)
