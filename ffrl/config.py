@@ -12,7 +12,10 @@ from ffrl.errors import ArgumentError
 
 Transformation = Literal["scale", "rotation", "hue"]
 Likelihood = Literal["gaussian", "laplace", "bernoulli"]
-LogDet = Literal["trace", "exact"]
+LogDet = Literal["trace", "exact", "hutchinson"]
+EvaluatedLogDet = Literal["trace", "exact"]
+PDEName = Literal["hj_force", "hj", "fokker_planck", "heat", "wave"]
+PriorName = Literal["diffusion", "standard_normal", "mixture", "vamp"]
 Preset = Literal["tiny", "small", "paper"]
 DataName = Literal["auto", "mnist", "digits", "shapes"]
 # Of the cubic products in the GPU kernels; their operators take the place in this list.
@@ -71,10 +74,16 @@ class ModelConfig:
     """Output activation of the potentials."""
     time_dim: int | None = None
     """Width of the sinusoidal time embedding, even; default H1 rounded up to even."""
+    prior: PriorName = "diffusion"
+    """p_t(z): the diffusion of N(0, I), N(0, I) itself, a mixture of Gaussians, or the VampPrior."""
+    prior_components: int = 10
+    """Gaussians of the prior "mixture"."""
+    pseudo_inputs: int = 64
+    """Learned images of the prior "vamp"."""
 
     def __post_init__(self) -> None:
         check_types(self, "model.")
-        for name in ("image_channels", "image_size", "latent_dim"):
+        for name in ("image_channels", "image_size", "latent_dim", "prior_components", "pseudo_inputs"):
             require_integer(f"model.{name}", getattr(self, name), 1)
         for name in ("conv_widths", "encoder_widths", "decoder_widths", "potential_widths"):
             widths = getattr(self, name)
@@ -97,7 +106,7 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """loss = Σ_t rec_t + KL_0 + kl_weight Σ_{t>=1} KL_t + hj_weight HJ."""
+    """loss = Σ_t rec_t + KL_0 + kl_weight Σ_{t>=1} KL_t + hj_weight HJ, with HJ the residual of ``pde``."""
 
     likelihood: Likelihood = "gaussian"
     """p(x|z): gaussian N(decode(z), noise_scale²), laplace of scale noise_scale, or bernoulli."""
@@ -105,9 +114,14 @@ class LossConfig:
     kl_weight: float = 1.0
     hj_weight: float = 1.0
     log_det: LogDet = "trace"
-    """Change of variables: log|1 + Δu| (FFRL eq. 10) or log|det(I + ∇²u)| (eq. 9)."""
+    """Change of variables: log|1 + Δu| (FFRL eq. 10), log|det(I + ∇²u)| (eq. 9), or log|1 + Δu| with Hutchinson's
+    estimate of Δu, whose cost is not cubic in the width; that is then also the Δu of ``pde``."""
     log_det_floor: float = 1e-3
     """|1 + Δu| is clamped from below to this before the logarithm; its gradient is zero below."""
+    pde: PDEName = "hj_force"
+    """Equation asked of the potentials: Hamilton-Jacobi with a learned force or without, Fokker-Planck, heat, wave."""
+    num_probes: int = 1
+    """Random signs for each estimate of Δu, with log_det "hutchinson"; its variance falls as 1/num_probes."""
 
     def __post_init__(self) -> None:
         check_types(self, "loss.")
@@ -115,6 +129,7 @@ class LossConfig:
         require_number("loss.kl_weight", self.kl_weight, 0.0)
         require_number("loss.hj_weight", self.hj_weight, 0.0)
         require_number("loss.log_det_floor", self.log_det_floor, 0.0, above=True)
+        require_integer("loss.num_probes", self.num_probes, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,7 +244,7 @@ class EvaluationConfig:
     """Test images for the likelihoods, which cost importance_samples times as much."""
     importance_samples: int = 16
     batch_size: int = 250
-    log_det: LogDet = "exact"
+    log_det: EvaluatedLogDet = "exact"
     """Change of variables in the ELBO and the importance-weighted bound; they are bounds only with "exact"."""
     log_det_floor: float = 1e-3
     """Clamp of |1 + Δu| in the trace form."""
@@ -266,9 +281,15 @@ RESUMABLE_FIELDS = frozenset(
 )
 
 
-ADDED_LATER = {
+# Dotted name -> what version 0.1.0, which did not have the field, did.
+ADDED_LATER: dict[str, Any] = {
     "precision": "tf32x3",
     "held_out_classes": (),
+    "model.prior": "diffusion",
+    "model.prior_components": 10,
+    "model.pseudo_inputs": 64,
+    "loss.pde": "hj_force",
+    "loss.num_probes": 1,
     "supervision": dataclasses.asdict(SupervisionConfig()),
 }
 
@@ -292,8 +313,19 @@ def from_dict(data: Mapping[str, Any]) -> TrainConfig:
     Fields that version 0.1.0 did not have take what it did.
     """
     if isinstance(data, Mapping):
-        data = {**ADDED_LATER, **data}
+        data = _with_added_fields(data)
     return _build(TrainConfig, data, "")
+
+
+def _with_added_fields(data: Mapping[str, Any]) -> dict[str, Any]:
+    filled = dict(data)
+    for name, value in ADDED_LATER.items():
+        part, _, field = name.rpartition(".")
+        if not part:
+            filled.setdefault(field, value)
+        elif isinstance(filled.get(part), Mapping):  # a part that is missing as a whole stays missing
+            filled[part] = {field: value, **filled[part]}
+    return filled
 
 
 def _build(kind: Any, data: Mapping[str, Any], prefix: str) -> Any:

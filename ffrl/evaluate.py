@@ -89,7 +89,7 @@ def print_tables(result: dict[str, Any]) -> None:
             "in the share shown): the flow is not one-to-one, and log q(z_t) counts one of several preimages.",
             style="dim",
         )
-    console.print("HJ²: squared Hamilton-Jacobi residual.", style="dim")
+    console.print("HJ²: squared residual of the equation asked of the potentials (loss.pde).", style="dim")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ffrl.config import EvaluationConfig
 from ffrl.data import TransformedImages
-from ffrl.losses import hj_residual, log_p_sequence, log_q_sequence
+from ffrl.losses import log_p_sequence, log_q_sequence
 from ffrl.metrics import (
     copy_baseline,
     equivariance_error,
@@ -31,7 +31,7 @@ def sequence_errors(model: SequenceVAE, x: Tensor, k: Tensor) -> dict[str, Tenso
     """Per-sample errors of sequences x (B, T+1, C, I, I) of transformation k (B,), from the posterior mean of x_0."""
     batch, frames = x.shape[:2]
     encoded = model.encoder(x.flatten(0, 1))[0].unflatten(0, (batch, frames))  # (B, T+1, D)
-    trajectory = model.flow(encoded[:, 0], k, frames - 1, laplacian=False)
+    trajectory = model.trajectory(encoded[:, 0], k, frames - 1)
     z = trajectory.z
     decoded = torch.sigmoid(model.decode_sequence(z))
     autoencoded = torch.sigmoid(model.decode_sequence(encoded))
@@ -51,7 +51,7 @@ def sequence_errors(model: SequenceVAE, x: Tensor, k: Tensor) -> dict[str, Tenso
         "latent_equivariance_error": latent_equivariance_error(z, encoded),
         "error_per_step": frame_errors(x, decoded)[:, 1:],  # (B, T)
         "copy_per_step": frame_errors(x, x[:, :1].expand_as(x))[:, 1:],
-        "hj_residual": hj_residual(trajectory.du_dz, trajectory.du_dt, model.force_along(z, k)).square().mean(1),
+        "hj_residual": model.pde_residual(trajectory, k).square().mean(1),
         "initial_condition": model.initial_velocity(z[:, 0], k).square().sum(-1),
     }
 
@@ -77,9 +77,9 @@ def sequence_likelihoods(
             z = model.flow.roll(z0, k, num_steps).z
             log_det = model.flow.log_det_exact(z, k)
         else:
-            z, *_, lap_u = model.flow(z0, k, num_steps)
-            assert lap_u is not None
-            log_det = log_det_trace(lap_u, config.log_det_floor)
+            trajectory = model.flow(z0, k, num_steps)
+            assert trajectory.lap_u is not None
+            z, log_det = trajectory.z, log_det_trace(trajectory.lap_u, config.log_det_floor)
         log_q = log_q_sequence(z0, mu, log_var, log_det)
         log_likelihood = unit_gaussian_log_prob(x, torch.sigmoid(model.decode_sequence(z)))
         log_likelihoods.append(log_likelihood)

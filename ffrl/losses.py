@@ -20,9 +20,9 @@ class SequenceLosses(NamedTuple):
     """Per-sample terms of the loss of one batch."""
 
     reconstruction: Tensor  # (B, T+1) -log p(x_t | z_t), summed over pixels
-    kl_0: Tensor  # (B,)     KL(q(z_0 | x_0) || N(0, I)), closed form
+    kl_0: Tensor  # (B,)     KL(q(z_0 | x_0) || p_0), closed form or one sample
     kl_t: Tensor  # (B, T)   log q(z_t) - log p_t(z_t) at the posterior's z_t, one sample
-    hj_residual: Tensor  # (B, T)   ∂u/∂t + ½|∇u|² - f
+    hj_residual: Tensor  # (B, T)   of the model's equation; ∂u/∂t + ½|∇u|² - f by default
     initial_condition: Tensor  # (B,)     |∇u(z_0, 0)|²
     index: Tensor | None = None  # (B,)     of q(k | x_0..x_T), where k is recognized
 
@@ -65,11 +65,6 @@ def kl_standard_normal(mu: Tensor, log_var: Tensor) -> Tensor:
     return 0.5 * (mu.square() + log_var.exp() - 1 - log_var).sum(-1)
 
 
-def hj_residual(du_dz: Tensor, du_dt: Tensor, force: Tensor) -> Tensor:
-    """∂u/∂t + ½|∇u|² - f, one value per sample and step (FFRL eq. 6): du_dz (..., D), du_dt and force (...)."""
-    return du_dt + 0.5 * du_dz.square().sum(-1) - force
-
-
 def log_q_sequence(z0: Tensor, mu: Tensor, log_var: Tensor, log_det: Tensor) -> Tensor:
     """log q(z_t), (B, T+1), by change of variables from q(z_0) and log_det (B, T): FFRL eq. 9."""
     log_q0 = gaussian_log_prob(z0, mu, log_var)[:, None]  # (B, 1)
@@ -77,9 +72,15 @@ def log_q_sequence(z0: Tensor, mu: Tensor, log_var: Tensor, log_det: Tensor) -> 
 
 
 def log_p_sequence(model: SequenceVAE, z: Tensor, k: Tensor) -> Tensor:
-    """log p_t(z_t), (B, T+1), under the diffusion prior, of states z (B, T+1, D)."""
+    """log p_t(z_t), (B, T+1), under the model's prior, of states z (B, T+1, D)."""
     times = torch.arange(z.shape[1], dtype=z.dtype, device=z.device)
-    return model.prior.log_prob(z, times, k[:, None])
+    return model.prior.log_prob(z, times, k[:, None], model.encoder)
+
+
+def kl_0(model: SequenceVAE, mu: Tensor, log_var: Tensor, log_ratio: Tensor) -> Tensor:
+    """KL(q(z_0 | x_0) || p_0), (B,): closed form where p_0 is N(0, I), else ``log_ratio`` (B,), which is one sample of
+    it: log q(z_0) - log p_0(z_0) at the posterior's z_0."""
+    return kl_standard_normal(mu, log_var) if model.prior.standard_normal_at_0 else log_ratio
 
 
 def step_log_det(model: SequenceVAE, outputs: SequenceOutputs, k: Tensor | Choice, config: LossConfig) -> Tensor:
@@ -88,7 +89,7 @@ def step_log_det(model: SequenceVAE, outputs: SequenceOutputs, k: Tensor | Choic
         choice = k if isinstance(k, Choice) else Choice(k)
         return choice.through(lambda one: model.flow.log_det_exact(outputs.trajectory.z, one))
     lap_u = outputs.trajectory.lap_u
-    assert lap_u is not None, "the trace form needs the Laplacian of the trajectory"
+    assert lap_u is not None, "the trace forms need the Laplacian of the trajectory"
     return log_det_trace(lap_u, config.log_det_floor)
 
 
@@ -109,15 +110,16 @@ def sequence_losses(
         choice: of k in place of that of the batch, its weights with a straight-through gradient in every term.
     """
     choice = Choice(batch.k) if choice is None else choice
-    outputs = model(batch.x, choice, noise, laplacian=config.log_det == "trace")
+    num_probes = config.num_probes if config.log_det == "hutchinson" else None
+    outputs = model(batch.x, choice, noise, laplacian=config.log_det != "exact", num_probes=num_probes)
     z = outputs.trajectory.z
     log_q = log_q_sequence(z[:, 0], outputs.mu, outputs.log_var, step_log_det(model, outputs, choice, config))
     log_p = choice.through(lambda k: log_p_sequence(model, z, rows_of(k, z)))
     return SequenceLosses(
         reconstruction=reconstruction_nll(outputs.logits, batch.x, config),
-        kl_0=kl_standard_normal(outputs.mu, outputs.log_var),
+        kl_0=kl_0(model, outputs.mu, outputs.log_var, (log_q - log_p)[:, 0]),
         kl_t=(log_q - log_p)[:, 1:],
-        hj_residual=hj_residual(outputs.trajectory.du_dz, outputs.trajectory.du_dt, outputs.force),
+        hj_residual=model.pde.residual(outputs.trajectory, outputs.force, choice),
         initial_condition=outputs.initial_velocity.square().sum(-1),
     )
 

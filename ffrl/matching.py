@@ -34,11 +34,13 @@ def best_assignment(counts: Tensor) -> list[int]:
 
 @torch.no_grad()
 def reorder_potentials(model: SequenceVAE, order: list[int]) -> None:
-    """Make potential ``order[i]`` number i, in place, with its force, its prior and its logit."""
+    """Make potential ``order[i]`` number i, in place, with its force, diffusivity, wave speed and logit."""
     kinds = model.num_potentials
     if sorted(order) != list(range(kinds)):
         raise ArgumentError("order", order, f"a permutation of 0..{kinds - 1}")
-    stacked = [*model.potential.parameters(), *model.force.parameters(), *model.prior.parameters()]
+    stacked = [*model.potential.parameters(), *model.pde.parameters(), model.prior.diffusivity]
+    if model.pde.needs_force:
+        stacked += model.force.parameters()
     if model.transformation is not None:
         stacked += model.transformation.logits.parameters()
     for parameter in stacked:

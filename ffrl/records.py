@@ -73,3 +73,4 @@ class FlowTrajectory(NamedTuple):
     du_dt: Tensor  # (B, T)
     d2u_dt2: Tensor | None  # (B, T)
     lap_u: Tensor | None  # (B, T)
+    u: Tensor | None = None  # (B, T)      comes with either of the two above

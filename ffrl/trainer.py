@@ -80,6 +80,7 @@ def build_model(config: TrainConfig) -> SequenceVAE:
         len(config.sequence.transformations),
         config.backend,
         config.precision,
+        config.loss.pde,
         recognized_frames=None if config.supervision.mode == "supervised" else config.sequence.num_steps + 1,
     )
 

@@ -143,6 +143,38 @@ class HamiltonJacobiField:
         return torch.eye(z.shape[1], dtype=z.dtype) / s[:, None, None]
 
 
+@dataclass(frozen=True)
+class HeatKernelField:
+    """u = (4π s)^(-D/2) exp(-|z|²/(4 s)) with s = t + a: solves ∂u/∂t = Δu exactly; the same for every k."""
+
+    a: float
+
+    def __call__(self, z: Tensor, time: Tensor, k: Index) -> Tensor:
+        s = column(time, z)[:, 0] + self.a
+        return torch.exp(-(z * z).sum(1) / (4 * s)) * (4 * math.pi * s) ** (-0.5 * z.shape[1])
+
+
+@dataclass(frozen=True)
+class PorousMediumField:
+    """u = 1 - w, where w solves ∂w/∂t = ½ Δ(w²): so u solves ∂u/∂t = Δu - ∇·(u ∇u) exactly; the same for every k.
+
+    ``power`` 0: w = -|z|² / (2 (D+2) (t+a)). ``power`` 1: Barenblatt's solution where it is positive,
+    w = s^(-D/(D+2)) (height - |z|² s^(-2/(D+2)) / (4 (D+2))) with s = (t+a)/2.
+    """
+
+    a: float
+    power: int
+    height: float = 0.0
+
+    def __call__(self, z: Tensor, time: Tensor, k: Index) -> Tensor:
+        d, square = z.shape[1], (z * z).sum(1)
+        s = column(time, z)[:, 0] + self.a
+        if self.power == 0:
+            return 1 + square / (2 * (d + 2) * s)
+        s = s / 2
+        return 1 - s ** (-d / (d + 2)) * (self.height - square * s ** (-2 / (d + 2)) / (4 * (d + 2)))
+
+
 ExactField = QuadraticField | GaussianField | PlaneWave | HamiltonJacobiField
 
 

@@ -58,8 +58,8 @@ EVERYTHING_CHANGED = TrainConfig(
     tensorboard=False,
     resume=True,
     sequence=SequenceConfig(("hue",), num_steps=2, max_scale=2.0, max_rotation=-30.0, max_hue=340.0),
-    model=ModelConfig(3, 28, 5, (4,), True, (6,), (7, 8), False, 0.5, (9, 10), "tanh", 12),
-    loss=LossConfig("laplace", 0.5, 0.25, 2.0, "exact", 1e-4),
+    model=ModelConfig(3, 28, 5, (4,), True, (6,), (7, 8), False, 0.5, (9, 10), "tanh", 12, "vamp", 3, 5),
+    loss=LossConfig("laplace", 0.5, 0.25, 2.0, "exact", 1e-4, "wave", 3),
     supervision=SupervisionConfig("weak", "label", 0.3, 1e-4, 0.2),
     optimizer=OptimizerConfig(1e-2, "cosine", 10),
 )
@@ -191,8 +191,28 @@ def test_a_longer_run_continues_a_shorter_one_where_the_schedule_does_not_depend
     assert differences(base, longer) == ({"iterations": (100, 500)} if counts else {})
 
 
-def test_a_configuration_of_version_0_1_0_is_read():
+def version_0_1_0() -> dict[str, Any]:
+    """The defaults as version 0.1.0 wrote them."""
     data = to_dict(TrainConfig())
     for name in ADDED_LATER:
-        del data[name]
+        part, _, field = name.rpartition(".")
+        del (data[part] if part else data)[field]
+    return data
+
+
+def test_a_configuration_of_version_0_1_0_is_read():
+    data = version_0_1_0()
+    assert "precision" not in data and not {"prior", "prior_components", "pseudo_inputs"} & set(data["model"])
+    assert not {"pde", "num_probes"} & set(data["loss"])
+    before = json.dumps(data)
     assert from_dict(data) == TrainConfig()
+    assert json.dumps(data) == before
+
+
+def test_fields_added_later_are_read_where_they_are_there():
+    data = version_0_1_0()
+    data["model"] |= {"prior": "mixture", "prior_components": 3}
+    assert from_dict(data) == changed(TrainConfig(), model__prior="mixture", model__prior_components=3)
+    del data["model"]
+    with pytest.raises(ArgumentError, match=r"^model = missing"):
+        from_dict(data)

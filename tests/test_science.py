@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ffrl.config import LossConfig
-from ffrl.losses import hj_residual, log_p_sequence, log_q_sequence, sequence_losses, step_log_det
+from ffrl.losses import log_p_sequence, log_q_sequence, sequence_losses, step_log_det
 from ffrl.models import LatentFlow, SequenceOutputs, SequenceVAE
 from ffrl.models.flow import log_det_trace
+from ffrl.models.pde import hj_residual
 from ffrl.ops import potential_derivatives
 from ffrl.records import SequenceBatch
 from tests.models.reference import FieldPotential, potential, random_batch, tiny_model

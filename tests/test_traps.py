@@ -25,9 +25,10 @@ from ffrl.command_line import run_command
 from ffrl.config import EvaluationConfig, LossConfig, SequenceConfig
 from ffrl.data import TransformedImages, registry
 from ffrl.evaluation import evaluate_model, sequence_errors, sequence_likelihoods
-from ffrl.losses import gaussian_log_prob, hj_residual, sequence_losses
+from ffrl.losses import gaussian_log_prob, sequence_losses
 from ffrl.metrics import equivariance_error, log_prob_ceiling
 from ffrl.models import SequenceVAE
+from ffrl.models.pde import hj_residual
 from ffrl.ops import available_backends, potential_derivatives
 from ffrl.presets import preset_config
 from ffrl.records import SequenceBatch

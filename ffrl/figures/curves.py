@@ -50,7 +50,7 @@ def training_curves(records: Sequence[Mapping[str, Any]], transformations: Seque
             "nats per sequence",
             [("$KL_0$", column("kl_0")), (r"$\Sigma_{t \geq 1} KL_t$", column("kl_t"))],
         ),
-        ("Hamilton-Jacobi term", "mean squared residual and initial velocity", [("hj", column("hj"))]),
+        ("Residual of the equation (loss.pde)", "mean squared residual and initial velocity", [("hj", column("hj"))]),
         ("Gradient norm", "of all parameters", [("gradient_norm", column("gradient_norm"))]),
         (
             "Diffusivity of the prior",

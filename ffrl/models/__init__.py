@@ -2,8 +2,19 @@
 
 from ffrl.models.flow import LatentFlow
 from ffrl.models.potential import PotentialMLP
-from ffrl.models.prior import DiffusionPrior
+from ffrl.models.prior import DiffusionPrior, MixturePrior, Prior, StandardNormalPrior, VampPrior
 from ffrl.models.sequence_vae import SequenceOutputs, SequenceVAE
 from ffrl.ops import flow_rollout
 
-__all__ = ["DiffusionPrior", "LatentFlow", "PotentialMLP", "SequenceOutputs", "SequenceVAE", "flow_rollout"]
+__all__ = [
+    "DiffusionPrior",
+    "LatentFlow",
+    "MixturePrior",
+    "PotentialMLP",
+    "Prior",
+    "SequenceOutputs",
+    "SequenceVAE",
+    "StandardNormalPrior",
+    "VampPrior",
+    "flow_rollout",
+]

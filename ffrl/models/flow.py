@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -9,7 +11,7 @@ from ffrl.config import Precision
 from ffrl.models.choice import Choice
 from ffrl.models.potential import PotentialMLP
 from ffrl.ops import flow_rollout, log_abs_det, potential_derivatives, potential_hessian
-from ffrl.records import FlowRollout, FlowTrajectory
+from ffrl.records import FlowRollout, FlowTrajectory, PotentialDerivatives
 
 
 class LatentFlow(nn.Module):
@@ -26,42 +28,68 @@ class LatentFlow(nn.Module):
         self.precision: Precision = precision
 
     def forward(
-        self, z0: Tensor, k: int | Tensor, num_steps: int, *, laplacian: bool = True, d2u_dt2: bool = False
+        self,
+        z0: Tensor,
+        k: int | Tensor,
+        num_steps: int,
+        *,
+        laplacian: bool = True,
+        d2u_dt2: bool = False,
+        num_probes: int | None = None,
     ) -> FlowTrajectory:
-        """Trajectory of z0 (B, D) along potential k (int or (B,)) with its derivatives at (z_{t-1}, t)."""
+        """Trajectory of z0 (B, D) along potential k (int or (B,)) with its derivatives at (z_{t-1}, t).
+
+        With ``num_probes`` the Laplacian is Hutchinson's estimate from as many random signs, of torch's generator.
+        """
         rollout = self.roll(z0, k, num_steps)
         if not laplacian and not d2u_dt2:
             return FlowTrajectory(*rollout, d2u_dt2=None, lap_u=None)
-        rows, time, k_rows = step_rows(rollout.z, k)
+        out = self.derivatives_along(rollout.z, k, laplacian=laplacian, d2u_dt2=d2u_dt2, num_probes=num_probes)
+        return FlowTrajectory(rollout.z, out.du_dz, out.du_dt, out.d2u_dt2, out.lap_u, out.u)
+
+    def derivatives_along(
+        self, z: Tensor, k: int | Tensor, *, laplacian: bool, d2u_dt2: bool, num_probes: int | None
+    ) -> PotentialDerivatives:
+        """The derivatives of every step of states z (B, T+1, D), each (B, T) or (B, T, D), in one call of the op."""
+        rows, time, k_rows = step_rows(z, k)
         out = potential_derivatives(
             self.potential,
             rows,
             time,
             k_rows,
             d2u_dt2=d2u_dt2,
-            laplacian="exact" if laplacian else None,
+            laplacian=None if not laplacian else "exact" if num_probes is None else "hutchinson",
+            num_probes=num_probes if laplacian and num_probes is not None else 1,
             backend=self.backend,
             precision=self.precision,
         )
-        steps = (z0.shape[0], num_steps)
-        return FlowTrajectory(
-            z=rollout.z,
-            du_dz=out.du_dz.view(*steps, z0.shape[1]),
+        steps = (z.shape[0], z.shape[1] - 1)
+        return PotentialDerivatives(
+            u=out.u.view(steps),
+            du_dz=out.du_dz.view(*steps, z.shape[2]),
             du_dt=out.du_dt.view(steps),
             d2u_dt2=None if out.d2u_dt2 is None else out.d2u_dt2.view(steps),
             lap_u=None if out.lap_u is None else out.lap_u.view(steps),
         )
 
     def through(
-        self, z0: Tensor, choice: Choice, num_steps: int, *, laplacian: bool = True, d2u_dt2: bool = False
+        self,
+        z0: Tensor,
+        choice: Choice,
+        num_steps: int,
+        *,
+        laplacian: bool = True,
+        d2u_dt2: bool = False,
+        num_probes: int | None = None,
     ) -> FlowTrajectory:
         """``forward`` along the chosen potentials, with the straight-through gradient in the weights of the choice.
 
         Every step evaluates the velocities of all potentials at the state that it starts from, forward only, so that
-        the weights learn what each of them would have done there; likewise the Laplacian.
+        the weights learn what each of them would have done there; likewise everything else.
         """
+        wanted: dict[str, Any] = {"laplacian": laplacian, "d2u_dt2": d2u_dt2, "num_probes": num_probes}
         if choice.weights is None:
-            return self(z0, choice.k, num_steps, laplacian=laplacian, d2u_dt2=d2u_dt2)
+            return self(z0, choice.k, num_steps, **wanted)
         states, steps = [z0], []
         for t in range(1, num_steps + 1):
 
@@ -74,31 +102,17 @@ class LatentFlow(nn.Module):
             steps.append(choice.through(step))
             states.append(states[-1] + steps[-1][:, :-1])
         z, rates = torch.stack(states, 1), torch.stack(steps, 1)  # (B, T+1, D), (B, T, D+1)
-        curvature = None
-        if laplacian or d2u_dt2:
+        trajectory = FlowTrajectory(z, rates[..., :-1], rates[..., -1], d2u_dt2=None, lap_u=None)
+        if not laplacian and not d2u_dt2:
+            return trajectory
 
-            def curvatures(k: int | Tensor) -> Tensor:  # (B, T, 1 or 2)
-                rows, time, k_rows = step_rows(z, k)
-                out = potential_derivatives(
-                    self.potential,
-                    rows,
-                    time,
-                    k_rows,
-                    d2u_dt2=d2u_dt2,
-                    laplacian="exact" if laplacian else None,
-                    backend=self.backend,
-                    precision=self.precision,
-                )
-                found = [value for value in (out.lap_u, out.d2u_dt2) if value is not None]
-                return torch.stack(found, dim=1).view(z0.shape[0], num_steps, -1)
+        def scalars(k: int | Tensor) -> Tensor:  # (B, T, 2 or 3)
+            out = self.derivatives_along(z, k, **wanted)
+            return torch.stack([x for x in (out.u, out.lap_u, out.d2u_dt2) if x is not None], dim=2)
 
-            curvature = choice.through(curvatures)
-        return FlowTrajectory(
-            z=z,
-            du_dz=rates[..., :-1],
-            du_dt=rates[..., -1],
-            d2u_dt2=curvature[..., -1] if curvature is not None and d2u_dt2 else None,
-            lap_u=curvature[..., 0] if curvature is not None and laplacian else None,
+        found = choice.through(scalars).unbind(2)
+        return trajectory._replace(
+            u=found[0], lap_u=found[1] if laplacian else None, d2u_dt2=found[-1] if d2u_dt2 else None
         )
 
     def roll(self, z0: Tensor, k: int | Tensor, num_steps: int) -> FlowRollout:

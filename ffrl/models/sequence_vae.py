@@ -7,14 +7,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ffrl.config import ModelConfig, Precision
+from ffrl.config import ModelConfig, PDEName, Precision
 from ffrl.errors import ArgumentError
 from ffrl.models.choice import Choice
 from ffrl.models.decoder import Decoder
 from ffrl.models.encoder import Encoder
 from ffrl.models.flow import LatentFlow, step_rows
+from ffrl.models.pde import build_pde
 from ffrl.models.potential import PotentialMLP
-from ffrl.models.prior import DiffusionPrior
+from ffrl.models.prior import build_prior
 from ffrl.models.transformation import TransformationEncoder
 from ffrl.ops import potential_derivatives
 from ffrl.records import FlowTrajectory
@@ -26,15 +27,16 @@ class SequenceOutputs(NamedTuple):
     mu: Tensor  # (B, D)
     log_var: Tensor  # (B, D)
     trajectory: FlowTrajectory
-    force: Tensor  # (B, T)  f = -MLP(z_{t-1}, t)² <= 0
+    force: Tensor | None  # (B, T)  f = -MLP(z_{t-1}, t)² <= 0, where the equation has one
     initial_velocity: Tensor  # (B, D) ∇u(z_0, 0)
     logits: Tensor  # (B, T+1, C, I, I)
 
 
 class SequenceVAE(nn.Module):
-    """Encoder, decoder, K potentials with their force networks, and the diffusion prior (FFRL, section 3).
+    """Encoder, decoder, K potentials and the equation asked of them, and a prior (FFRL, section 3).
 
-    With ``recognized_frames``, T+1, also the network of q(k | x_0..x_T).
+    Only where the equation has a force there is a network ``force``; only with ``recognized_frames``, T+1, is there
+    one of q(k | x_0..x_T), ``transformation``.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class SequenceVAE(nn.Module):
         num_potentials: int,
         backend: str = "auto",
         precision: Precision = "tf32x3",
+        pde: PDEName = "hj_force",
         *,
         recognized_frames: int | None = None,
     ) -> None:
@@ -52,8 +55,10 @@ class SequenceVAE(nn.Module):
         self.decoder = Decoder(config)
         sizes = (config.latent_dim, config.potential_widths, num_potentials)
         self.flow = LatentFlow(PotentialMLP(*sizes, config.output_activation, config.time_dim), backend, precision)
-        self.force = PotentialMLP(*sizes, config.output_activation, config.time_dim)
-        self.prior = DiffusionPrior(num_potentials)
+        self.pde = build_pde(pde, num_potentials)
+        if self.pde.needs_force:
+            self.force = PotentialMLP(*sizes, config.output_activation, config.time_dim)
+        self.prior = build_prior(config, num_potentials)
         self.transformation = (
             None if recognized_frames is None else TransformationEncoder(config, num_potentials, recognized_frames)
         )
@@ -75,6 +80,26 @@ class SequenceVAE(nn.Module):
         rows, time, k_rows = step_rows(z, k)
         return -self.force(rows, time, k_rows).square().view(z.shape[0], z.shape[1] - 1)
 
+    def trajectory(
+        self,
+        z0: Tensor,
+        k: int | Tensor | Choice,
+        num_steps: int,
+        *,
+        laplacian: bool = False,
+        num_probes: int | None = None,
+    ) -> FlowTrajectory:
+        """Trajectory of z0 (B, D) with what the equation needs, and with the Laplacian if asked for."""
+        laplacian, second = laplacian or self.pde.needs_laplacian, self.pde.needs_d2u_dt2
+        if isinstance(k, Choice):
+            return self.flow.through(z0, k, num_steps, laplacian=laplacian, d2u_dt2=second, num_probes=num_probes)
+        return self.flow(z0, k, num_steps, laplacian=laplacian, d2u_dt2=second, num_probes=num_probes)
+
+    def pde_residual(self, trajectory: FlowTrajectory, k: int | Tensor) -> Tensor:
+        """Residual of the equation at every step of a trajectory with what it needs, (B, T)."""
+        force = self.force_along(trajectory.z, k) if self.pde.needs_force else None
+        return self.pde.residual(trajectory, force, k)
+
     def initial_velocity(self, z0: Tensor, k: int | Tensor) -> Tensor:
         """∇u(z_0, 0), (B, D), which the initial condition asks to vanish."""
         flow = self.flow
@@ -83,7 +108,13 @@ class SequenceVAE(nn.Module):
         ).du_dz
 
     def forward(
-        self, x: Tensor, k: Tensor | Choice, noise: Tensor | None = None, *, laplacian: bool = True
+        self,
+        x: Tensor,
+        k: Tensor | Choice,
+        noise: Tensor | None = None,
+        *,
+        laplacian: bool = True,
+        num_probes: int | None = None,
     ) -> SequenceOutputs:
         """One pass over a batch of sequences.
 
@@ -91,7 +122,9 @@ class SequenceVAE(nn.Module):
             x: (B, T+1, C, I, I) in [0, 1]; only the first frame is encoded.
             k: (B,) int64, or a choice, whose weights then get the straight-through gradient.
             noise: (B, D) standard normal for z_0 = mu + sigma·noise; drawn from torch's generator when None.
-            laplacian: also compute Δu along the trajectory, the one part that is cubic in the width.
+            laplacian: compute Δu along the trajectory, the one part that is cubic in the width, even if the equation
+                does not need it.
+            num_probes: estimate Δu from as many random signs instead, drawn from torch's generator after the noise.
         """
         size = (self.config.image_channels, self.config.image_size, self.config.image_size)
         if x.dim() != 5 or x.shape[1] < 2 or tuple(x.shape[2:]) != size:
@@ -109,9 +142,9 @@ class SequenceVAE(nn.Module):
         if noise is not None and noise.shape != mu.shape:
             raise ArgumentError("noise.shape", tuple(noise.shape), str(tuple(mu.shape)))
         z0 = mu + torch.exp(0.5 * log_var) * (torch.randn_like(mu) if noise is None else noise)
-        trajectory = self.flow.through(z0, choice, num_steps, laplacian=laplacian)
+        trajectory = self.trajectory(z0, choice, num_steps, laplacian=laplacian, num_probes=num_probes)
         z = trajectory.z
-        force = choice.through(lambda one: self.force_along(z, one))
+        force = choice.through(lambda one: self.force_along(z, one)) if self.pde.needs_force else None
         initial_velocity = choice.through(lambda one: self.initial_velocity(z0, one))
         return SequenceOutputs(mu, log_var, trajectory, force, initial_velocity, self.decode_sequence(z))
 

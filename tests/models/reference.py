@@ -7,7 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from ffrl.config import ModelConfig
+from ffrl.config import ModelConfig, PDEName
 from ffrl.models import PotentialMLP, SequenceVAE
 from ffrl.ops.oracle import Field
 from ffrl.records import FlowTrajectory, SequenceBatch
@@ -43,11 +43,13 @@ class FieldPotential(nn.Module):
         return self.field(z, time, k)
 
 
-def tiny_model(num_potentials: int = 3, dtype: torch.dtype = torch.float64, **changes: object) -> SequenceVAE:
+def tiny_model(
+    num_potentials: int = 3, dtype: torch.dtype = torch.float64, pde: PDEName = "hj_force", **changes: object
+) -> SequenceVAE:
     """A SequenceVAE of 8x8 images; ``changes`` are fields of its ModelConfig."""
-    model = SequenceVAE(dataclasses.replace(TINY, **changes), num_potentials).to(dtype)  # type: ignore[arg-type]
+    model = SequenceVAE(dataclasses.replace(TINY, **changes), num_potentials, pde=pde).to(dtype)  # type: ignore[arg-type]
     with torch.no_grad():
-        for module in (model.potential, model.force):
+        for module in (model.potential, model.force) if model.pde.needs_force else (model.potential,):
             for parameter in module.parameters():
                 parameter.mul_(2)
     return model
@@ -63,7 +65,7 @@ def random_batch(
 
 def naive_trajectory(pot: Field, z0: Tensor, k: Tensor, num_steps: int, direction: int = 1) -> FlowTrajectory:
     """z_t = z_{t-1} ± ∇u(z_{t-1}, t) and all derivatives at (z_{t-1}, t), row by row and step by step by autograd."""
-    states, velocities, rates, accelerations, laplacians = [], [], [], [], []
+    states, values, velocities, rates, accelerations, laplacians = [], [], [], [], [], []
     for row, k_row in zip(z0.split(1), k.tolist(), strict=True):
         z_t, path = row, [row]
         for step in range(num_steps):
@@ -78,6 +80,7 @@ def naive_trajectory(pot: Field, z0: Tensor, k: Tensor, num_steps: int, directio
             for i in range(z0.shape[1]):
                 (hessian_row,) = torch.autograd.grad(du_dz[0, i], z_here, create_graph=True, materialize_grads=True)
                 trace = trace + hessian_row[0, i]
+            values.append(u)
             velocities.append(du_dz)
             rates.append(du_dt)
             accelerations.append(second)
@@ -92,4 +95,5 @@ def naive_trajectory(pot: Field, z0: Tensor, k: Tensor, num_steps: int, directio
         du_dt=torch.cat(rates).view(steps),
         d2u_dt2=torch.cat(accelerations).view(steps),
         lap_u=torch.cat(laplacians).view(steps),
+        u=torch.cat(values).view(steps),
     )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ffrl.config import LossConfig
+from ffrl.config import LossConfig, PDEName
 from ffrl.errors import ArgumentError
 from ffrl.losses import sequence_losses
 from ffrl.models import SequenceVAE
@@ -83,8 +83,23 @@ def test_the_loss_and_every_other_gradient_are_those_of_the_given_k(log_det: str
 @pytest.mark.parametrize("term", ["reconstruction", "kl_t", "hj_residual", "initial_condition"])
 def test_gradient_in_the_weights_is_that_of_the_mixed_potential(log_det: str, term: str):
     """u = Σ_k w_k u^k, its flow, force and prior by a naive loop, differentiated by autograd in w at a one-hot w."""
+    check_gradient_in_the_weights(tiny_model(), LossConfig(log_det=log_det), term)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("pde", ["hj", "fokker_planck", "heat", "wave"])
+def test_gradient_in_the_weights_of_other_equations(pde: PDEName):
+    model = SequenceVAE(TINY, 3, pde=pde).double()
+    with torch.no_grad():
+        for parameter in model.potential.parameters():
+            parameter.mul_(2)
+        for parameter in model.pde.parameters():  # the speeds of waves
+            parameter.copy_(torch.tensor([0.5, 1.0, 2.0]))
+    check_gradient_in_the_weights(model, LossConfig(pde=pde), "hj_residual")
+
+
+def check_gradient_in_the_weights(model: SequenceVAE, config: LossConfig, term: str) -> None:
     torch.manual_seed(3)
-    model, batch, config = tiny_model(), random_batch(4, 3), LossConfig(log_det=log_det)  # type: ignore[arg-type]
+    batch = random_batch(4, 3)
     with torch.no_grad():
         model.prior.diffusivity.copy_(torch.tensor([0.1, 0.3, 0.7]))
     noise = torch.randn(4, 3, dtype=torch.float64)
@@ -116,7 +131,7 @@ def naive_term(
     z = mu + torch.exp(0.5 * log_var) * noise
 
     def derivatives(z: Tensor, t: float):
-        return [potential_derivatives(model.potential, z, t, k, backend="oracle") for k in range(3)]
+        return [potential_derivatives(model.potential, z, t, k, d2u_dt2=True, backend="oracle") for k in range(3)]
 
     def mixed(values: list[Tensor]) -> Tensor:
         return torch.einsum("bk,bk...->b...", weights, torch.stack(values, dim=1))
@@ -127,8 +142,16 @@ def naive_term(
         out = derivatives(states[-1], float(t))
         du_dz, du_dt = mixed([one.du_dz for one in out]), mixed([one.du_dt for one in out])
         time = torch.full((4,), float(t), dtype=torch.float64)
-        force = mixed([-model.force(states[-1], time, k).square() for k in range(3)])
-        residuals.append(du_dt + 0.5 * du_dz.square().sum(1) - force)
+        u, lap_u, d2u_dt2 = (mixed([getattr(one, name) for one in out]) for name in ("u", "lap_u", "d2u_dt2"))
+        squared = du_dz.square().sum(1)
+        if config.pde == "hj_force":
+            force = mixed([-model.force(states[-1], time, k).square() for k in range(3)])
+            residuals.append(du_dt + 0.5 * squared - force)
+        elif config.pde == "wave":
+            residuals.append(d2u_dt2 - (weights @ model.pde.speed).square() * lap_u)
+        else:
+            sides = {"hj": 0.5 * squared, "heat": -lap_u, "fokker_planck": squared + (u - 1) * lap_u}
+            residuals.append(du_dt + sides[config.pde])
         if config.log_det == "trace":
             laplacian = mixed([one.lap_u for one in out])  # type: ignore[misc]
             log_dets.append(torch.log((1 + laplacian).abs().clamp(min=config.log_det_floor)))

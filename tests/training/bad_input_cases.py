@@ -131,6 +131,11 @@ TRAIN_CASES = {
     "image size of no data": Case("--model.image-size 32", ("model.image_size = 32", "28")),
     "grey images": Case("--model.image-channels 1 --sequence.transformations scale", ("model.image_channels = 1", "3")),
     "three widths for two": Case("--model.potential-widths 8 8 8", ("Unrecognized options: 8",)),
+    "unknown prior": Case("--model.prior gaussian", ("prior", "gaussian", "vamp")),
+    "no components": Case("--model.prior mixture --model.prior-components 0", ("model.prior_components = 0",)),
+    "no pseudo-inputs": Case("--model.prior vamp --model.pseudo-inputs 0", ("model.pseudo_inputs = 0",)),
+    "unknown equation": Case("--loss.pde burgers", ("pde", "burgers", "fokker_planck")),
+    "no probes": Case("--loss.log-det hutchinson --loss.num-probes 0", ("loss.num_probes = 0",)),
     "no learning": Case("--optimizer.learning-rate 0", ("optimizer.learning_rate = 0.0",)),
     "out is a file": Case("", ("FOLDER/run", "out"), a_file),
     "out is not empty": Case("", ("out = FOLDER/run", "not an empty folder"), another_file),
@@ -161,6 +166,8 @@ TRAIN_CASES = {
     "another seed": Case("--resume --seed 5", ("FOLDER/run", "seed: saved 0, now 5"), a_run),
     "another preset": Case("--resume --preset paper", ("preset: saved 'tiny', now 'paper'",), a_run),
     "another model": Case("--resume --model.latent-dim 5", ("model.latent_dim: saved 4, now 5",), a_run),
+    "another prior": Case("--resume --model.prior vamp", ("model.prior: saved 'diffusion', now 'vamp'",), a_run),
+    "another equation": Case("--resume --loss.pde heat", ("loss.pde: saved 'hj_force', now 'heat'",), a_run),
     "fewer iterations": Case("--resume --iterations 3", ("iterations = 3", "the 14 already done"), a_run),
     "weights truncated": Case(
         "--resume --iterations 20", (f"00000014/{WEIGHTS_FILE} has 100 bytes", "truncated"), truncated(WEIGHTS_FILE)
@@ -206,6 +213,7 @@ EVALUATE_CASES = {
     "no images": Case("FOLDER/run --num-images 0", ("num_images = 0",), a_run),
     "no samples": Case("FOLDER/run --importance-samples 0", ("importance_samples = 0",), a_run),
     "unknown log-determinant": Case("FOLDER/run --log-det none", ("log-det", "none"), a_run),
+    "estimated log-determinant": Case("FOLDER/run --log-det hutchinson", ("log-det", "hutchinson"), a_run),
     "unknown device": Case("FOLDER/run --device tpu", ("device = 'tpu'",), a_run),
     "unknown backend": Case("FOLDER/run --backend fastest", ("backend = 'fastest'",), a_run),
     "unknown flag": Case("FOLDER/run --images 3", ("--images",), a_run),
