@@ -203,6 +203,13 @@ struct JacobianBackward {
     }
 };
 
+// What a block of JacobianWeight2 works on.
+struct JacobianWeight2Place {
+    int64_t k;
+    int chunk, first_row, first_column;
+    Range blocks;
+};
+
 // parts (chunks, K, H2, H1) of W̄2: += Σ_d Σ_n J̄_d (d1 ∘ W1[:, d])ᵀ, or = where `first` is 0. Grid (tiles of
 // H1 · tiles of H2 · chunks · K).
 template <class M>
@@ -225,35 +232,47 @@ struct JacobianWeight2 {
     struct Shared {
         alignas(16) T left[2][kUnits][kDepth][kLeftStride];
         alignas(16) T right[2][kDepth][kRightStride];
+        JacobianWeight2Place place;  // here it takes no registers
     };
     static_assert(sizeof(Shared) <= kSharedMemory && fits_into_shared_memory(sizeof(Shared), kMinBlocks));
+
+    static FFRL_INLINE JacobianWeight2Place place_of(const Params& p, int index) {
+        JacobianWeight2Place at;
+        const int column_tiles = static_cast<int>(divide_up(p.op.hidden1, Tile::kColumns)),
+                  row_tiles = static_cast<int>(divide_up(p.op.hidden2, Tile::kTileRows));
+        at.first_column = index % column_tiles * Tile::kColumns;
+        index /= column_tiles;
+        at.first_row = index % row_tiles * Tile::kTileRows;
+        index /= row_tiles;
+        at.chunk = index % p.chunks;
+        at.k = index / p.chunks;
+        at.blocks = chunk_of_potential(p.op.first_block, at.k, at.chunk, p.chunks);
+        return at;
+    }
 
     static FFRL_INLINE void run(const Block<kThreads>& block, const Params& p, Shared& shared) {
         const CubicOperands<T>& op = p.op;
         const int h1 = op.hidden1, h2 = op.hidden2, latent = op.latent;
-        const int column_tiles = static_cast<int>(divide_up(h1, Tile::kColumns)),
-                  tiles = column_tiles * static_cast<int>(divide_up(h2, Tile::kTileRows));
-        const int tile = block.index().x % tiles, part = block.index().x / tiles;
-        const int first_column = tile % column_tiles * Tile::kColumns,
-                  first_row = tile / column_tiles * Tile::kTileRows;
-        const int chunk = part % p.chunks;
-        const int64_t k = part / p.chunks;
-        const Range blocks = chunk_of_potential(op.first_block, k, chunk, p.chunks);
+        const JacobianWeight2Place& at = shared.place;
+        block.region([&](int thread) {
+            if (thread == 0) shared.place = place_of(p, block.index().x);
+        });
         Private<Sums<M, kUnits, kFragments>, kThreads> sums;
         clear_sums(block, sums);
         pipeline(
-            block, (blocks.last - blocks.first) * (kRows / kDepth),
+            block, (at.blocks.last - at.blocks.first) * (kRows / kDepth),
             [&](int thread, int step, int half) {
                 const int64_t slot =
-                    static_cast<int64_t>(blocks.first) * kRows + static_cast<int64_t>(step) * kDepth;
+                    static_cast<int64_t>(at.blocks.first) * kRows + static_cast<int64_t>(step) * kDepth;
                 FFRL_UNROLL_BY(1)
                 for (int u = 0; u < kUnits; ++u)
                     stage<kThreads, 16>(thread, &shared.left[half][u][0][0], kLeftStride, kDepth,
                                         Tile::kTileRows,
-                                        matrix(p.v_jacobian + (u * op.slots() + slot) * h2 + first_row, h2,
-                                               kDepth, h2 - first_row));
-                stage<kThreads, 16>(thread, &shared.right[half][0][0], kRightStride, kDepth, Tile::kColumns,
-                                    matrix(op.d1 + slot * h1 + first_column, h1, kDepth, h1 - first_column));
+                                        matrix(p.v_jacobian + (u * op.slots() + slot) * h2 + at.first_row, h2,
+                                               kDepth, h2 - at.first_row));
+                stage<kThreads, 16>(
+                    thread, &shared.right[half][0][0], kRightStride, kDepth, Tile::kColumns,
+                    matrix(op.d1 + slot * h1 + at.first_column, h1, kDepth, h1 - at.first_column));
             },
             [&](int, int half) {
                 for (int depth = 0; depth < kDepth; depth += M::kDepth)
@@ -273,19 +292,21 @@ struct JacobianWeight2 {
             const int lane = thread % kWarp;
             FFRL_UNROLL
             for (int i = 0; i < kFragments * 2; ++i) {
-                const int column = first_column + Tile::column_of(thread, i / 2) + M::sum_column(lane, i % 2);
+                const int column =
+                    at.first_column + Tile::column_of(thread, i / 2) + M::sum_column(lane, i % 2);
                 if (column >= h1) continue;
                 T weight[kUnits];
                 FFRL_UNROLL
                 for (int u = 0; u < kUnits; ++u)
                     weight[u] =
-                        p.first + u < latent ? op.weight1[(k * h1 + column) * latent + p.first + u] : T(0);
+                        p.first + u < latent ? op.weight1[(at.k * h1 + column) * latent + p.first + u] : T(0);
                 FFRL_UNROLL
                 for (int half = 0; half < 2; ++half) {
-                    const int row = first_row + Tile::row_of(thread) + fragment_row(lane, half);
+                    const int row = at.first_row + Tile::row_of(thread) + fragment_row(lane, half);
                     if (row >= h2) continue;
                     T& out =
-                        p.parts[((static_cast<int64_t>(chunk) * op.potentials + k) * h2 + row) * h1 + column];
+                        p.parts[((static_cast<int64_t>(at.chunk) * op.potentials + at.k) * h2 + row) * h1 +
+                                column];
                     T sum = p.first == 0 ? T(0) : out;
                     FFRL_UNROLL
                     for (int u = 0; u < kUnits; ++u)
