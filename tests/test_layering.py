@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("__init__",),
     ("errors",),
-    ("checks", "config", "presets", "vp_config", "records", "kernels"),
+    ("checks", "config", "presets", "vp_config", "experiments", "records", "kernels"),
     ("ops",),
     ("models", "data"),
     ("losses", "metrics", "supervision"),
@@ -35,6 +35,7 @@ LAYERS = (
         "evaluate",
     ),
     ("figures", "traversals", "traverse", "generalisation", "generalisation_errors", "vp", "vp_score"),
+    ("cells", "tables"),
 )
 LAYER_OF = {name: layer for layer, names in enumerate(LAYERS) for name in names}
 
@@ -46,6 +47,7 @@ ALLOWED_DISTRIBUTIONS = {
     "config": set(),
     "presets": set(),
     "vp_config": set(),
+    "experiments": set(),
     "records": {"torch"},
     "kernels": {"torch", "triton"},
 }

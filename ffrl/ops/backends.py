@@ -61,8 +61,11 @@ def cuda_device_reason(index: int) -> str | None:
     global CUDA_DEVICE_REASONS
     if CUDA_DEVICE_REASONS is None:
         reason, reasons = load_cuda_extension()
-        CUDA_DEVICE_REASONS = reasons if reason is None else [reason] * torch.cuda.device_count()
-    return CUDA_DEVICE_REASONS[index] if index < len(CUDA_DEVICE_REASONS) else None
+        found: list[str | None] = [*reasons] if reason is None else [reason] * torch.cuda.device_count()
+        CUDA_DEVICE_REASONS = found
+    else:
+        found = CUDA_DEVICE_REASONS
+    return found[index] if index < len(found) else None
 
 
 # As torch.compiler.assume_constant_result does, which imports the compiler, a second of every start.

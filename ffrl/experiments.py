@@ -1,0 +1,129 @@
+"""The paper's experiments as rows of tables: what each row changes in a preset, and the numbers printed in the paper.
+
+Numbers are those of FFRL (NeurIPS 2023) on MNIST: equivariance errors of its full-size models after 90,000 iterations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+from ffrl.config import TrainConfig
+from ffrl.errors import ArgumentError
+
+Measure = Literal["errors", "vp", "generalisation"]
+TableName = Literal["supervision", "priors", "pdes", "num_k", "seq_len", "vp", "generalisation"]
+
+
+class Row(NamedTuple):
+    """A configuration of a table."""
+
+    key: str  # names the runs; rows of several tables with one key share them
+    label: str
+    changes: Mapping[str, Any]  # dotted field of TrainConfig -> value
+    paper: Mapping[str, float] = {}  # column -> value in the paper
+
+
+class Experiment(NamedTuple):
+    """A table: its rows are trained alike but for their changes, with every seed."""
+
+    title: str
+    measure: Measure
+    rows: tuple[Row, ...]
+
+
+def in_paper(*errors: float) -> dict[str, float]:
+    return dict(zip(("scale", "rotation", "hue"), errors, strict=False))
+
+
+BASE = Row("base", "supervised", {}, in_paper(185.42, 153.54, 158.57))
+WEAK = Row("weak", "weakly supervised", {"supervision.mode": "weak"}, in_paper(193.84, 157.16, 165.19))
+HELD_OUT = (5, 9)
+
+EXPERIMENTS: dict[str, Experiment] = {
+    "supervision": Experiment(
+        "Supervision: where k comes from",
+        "errors",
+        (
+            BASE,
+            WEAK,
+            Row(
+                "weak_label",
+                "weakly supervised, index loss with the label",
+                {"supervision.mode": "weak", "supervision.index_loss": "label"},
+            ),
+            Row(
+                "semi",
+                "semi-supervised, 10 % of the batches",
+                {"supervision.mode": "semi"},
+                in_paper(186.07, 152.87, 160.13),
+            ),
+        ),
+    ),
+    "priors": Experiment(
+        "Prior p_t(z)",
+        "errors",
+        (
+            BASE._replace(label="diffusion, D_k learned", paper=in_paper(185.4)),
+            Row("prior_normal", "standard Gaussian", {"model.prior": "standard_normal"}, in_paper(190.2)),
+            Row("prior_mixture", "mixture of Gaussians", {"model.prior": "mixture"}, in_paper(188.2)),
+            Row("prior_vamp", "VampPrior", {"model.prior": "vamp"}, in_paper(192.8)),
+        ),
+    ),
+    "pdes": Experiment(
+        "Equation asked of the potentials",
+        "errors",
+        (
+            BASE._replace(label="generalised Hamilton-Jacobi", paper=in_paper(185.4)),
+            Row("pde_hj", "Hamilton-Jacobi, f = 0", {"loss.pde": "hj"}, in_paper(190.4)),
+            Row("pde_fokker_planck", "Fokker-Planck", {"loss.pde": "fokker_planck"}, in_paper(211.5)),
+            Row("pde_heat", "heat", {"loss.pde": "heat"}, in_paper(224.0)),
+            Row("pde_wave", "wave (PoFlow)", {"loss.pde": "wave"}),
+        ),
+    ),
+    "num_k": Experiment(
+        "Number of transformations learned together",
+        "errors",
+        (
+            Row("k1", "K = 1", {"sequence.transformations": ("scale",)}),
+            Row("k2", "K = 2", {"sequence.transformations": ("scale", "rotation")}),
+            BASE._replace(label="K = 3"),
+        ),
+    ),
+    "seq_len": Experiment(
+        "Number of steps that the same range is divided into; errors are sums over the steps",
+        "errors",
+        (BASE._replace(label="T = 8"), Row("t11", "T = 11", {"sequence.num_steps": 11})),
+    ),
+    "vp": Experiment(
+        "VP score: accuracy in % of a classifier of k from generated pairs, trained on 10 % of them, last epoch",
+        "vp",
+        (BASE._replace(paper={"VP": 95.7}), WEAK._replace(paper={})),
+    ),
+    "generalisation": Experiment(
+        "Equivariance error over that of copying, in %, where the model was not trained",
+        "generalisation",
+        (
+            BASE._replace(paper={}),
+            WEAK._replace(paper={}),
+            Row("held_out", f"supervised, digits {HELD_OUT} held out", {"held_out_classes": HELD_OUT}),
+        ),
+    ),
+}
+
+
+def replaced(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
+    """A copy of a configuration with dotted fields replaced.
+
+    >>> replaced(TrainConfig(), {"loss.kl_weight": 0.5, "seed": 3}).loss.kl_weight
+    0.5
+    """
+    for name, value in changes.items():
+        part, _, field = name.rpartition(".")
+        target = getattr(config, part, None) if part else config
+        if not dataclasses.is_dataclass(target) or field not in {f.name for f in dataclasses.fields(target)}:
+            raise ArgumentError("changes", repr(name), "dotted names of fields of TrainConfig")
+        new = dataclasses.replace(target, **{field: value})  # type: ignore[type-var]
+        config = dataclasses.replace(config, **{part: new}) if part else new  # type: ignore[arg-type, assignment]
+    return config

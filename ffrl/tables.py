@@ -1,0 +1,241 @@
+"""The paper's tables: python -m ffrl.tables pdes --seeds 5. Trains every row with every seed, then prints the means."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import multiprocessing
+import os
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ffrl.cells import Cell, Interrupted, Settings, finished_result, run_cell
+from ffrl.checks import require_integer
+from ffrl.command_line import run_command
+from ffrl.config import DataName, Preset
+from ffrl.errors import FfrlError
+from ffrl.experiments import EXPERIMENTS, Experiment, TableName, replaced
+from ffrl.presets import preset_config
+from ffrl.run_folder import check_writable, write_atomic, write_json
+from ffrl.vp_config import VPConfig
+
+FAILED = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class TablesCommand:
+    """Train the rows of a table with several seeds, measure them, and print mean ± standard deviation as Markdown.
+
+    Finished cells are kept in OUT/runs and not repeated; a stopped command goes on where it was. The table
+    goes into OUT as Markdown, JSON and a picture.
+    """
+
+    name: TableName
+    """supervision, priors, pdes, num_k, seq_len, vp or generalisation."""
+    seeds: int = 5
+    """Runs of each row, with the seeds 0, 1, ..."""
+    preset: Preset = "small"
+    """Sizes and budget of every run."""
+    iterations: int | None = None
+    """Default that of the preset."""
+    out: Path = Path("runs/tables")
+    """Folder of the runs, which tables share, and of the tables."""
+    workers: int = 1
+    """Runs at a time, each on one CPU thread."""
+    data: DataName = "auto"
+    """As in training."""
+    data_dir: Path | None = None
+    """Where to look for the data first; default the variable FFRL_DATA."""
+    backend: str = "auto"
+    """Backend of the potential op."""
+    device: str = "cpu"
+    """cpu, cuda or cuda:N."""
+    num_images: int | None = None
+    """Test images for each number; default all, 200 with the preset tiny."""
+    vp: VPConfig = dataclasses.field(default_factory=VPConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "workers"):
+            require_integer(name, getattr(self, name), 1)
+        for name in ("iterations", "num_images"):
+            if getattr(self, name) is not None:
+                require_integer(name, getattr(self, name), 1)
+
+
+class Column(NamedTuple):
+    """A number of each cell: where it stands in the result, and how it is printed."""
+
+    name: str
+    values: Sequence[float]  # by seed
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values)
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation over the seeds, with n - 1; None for one seed."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+
+def table_cells(command: TablesCommand) -> list[Cell]:
+    """All cells of the table, row by row."""
+    from ffrl.data import resolve_name
+
+    base = preset_config(command.preset)
+    common: dict[str, Any] = {
+        "data": resolve_name(command.data, command.data_dir),
+        "data_dir": command.data_dir,
+        "backend": command.backend,
+        "device": command.device,
+        "threads": 1,
+        "tensorboard": False,
+        "iterations": command.iterations or base.iterations,
+    }
+    experiment = EXPERIMENTS[command.name]
+    cells = []
+    for row in experiment.rows:
+        for seed in range(command.seeds):
+            out = command.out / "runs" / f"{row.key}-seed{seed}"
+            config = replaced(base, {**common, **row.changes, "seed": seed, "out": out})
+            cells.append(Cell(row.key, config, experiment.measure))
+    return cells
+
+
+def numbers(measure: str, result: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of one cell that a table shows, by column."""
+    if measure == "vp":
+        return {
+            "VP": 100 * result["generated"]["last"],
+            "VP, best epoch": 100 * result["generated"]["best"],
+            "true pairs": 100 * result["truth"]["last"],
+        }
+    if measure == "generalisation":
+        found = {
+            f"{name}: {kind}": 100 * row["equivariance_over_copy"]
+            for name, rows in result["images"].items()
+            for kind, row in rows.items()
+            if row["equivariance_over_copy"] is not None
+        }
+        for kind in ("switch", "superposition"):
+            rows = [row for row in result["composition"][kind] if row.get("clock", "own") == "own"]
+            found[f"worst {kind}"] = 100 * max(row["equivariance_over_copy"] for row in rows)
+        return found
+    found = {name: row["equivariance_error"] for name, row in result["transformations"].items()}
+    for name, row in result["transformations"].items():
+        if row["equivariance_over_copy"] is not None:
+            found[f"{name}, % of copy"] = 100 * row["equivariance_over_copy"]
+    if result["matching"] is not None:
+        found["k recognized, %"] = 100 * result["matching"]["accuracy"]
+    return found
+
+
+def aggregate(experiment: Experiment, results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Rows of the table: label, {column: {mean, standard_deviation, seeds' values}}, and the paper's values."""
+    rows = []
+    for row in experiment.rows:
+        cells = [numbers(experiment.measure, result) for result in results[row.key]]
+        names = list(dict.fromkeys(name for cell in cells for name in cell))
+        columns = {}
+        for name in names:
+            column = Column(name, [cell[name] for cell in cells if name in cell])
+            columns[name] = {
+                "mean": column.mean,
+                "standard_deviation": column.deviation,
+                "values": list(column.values),
+            }
+        rows.append({"key": row.key, "label": row.label, "columns": columns, "paper": dict(row.paper)})
+    return rows
+
+
+def shown(column: Mapping[str, Any] | None) -> str:
+    if column is None:
+        return ""
+    deviation = column["standard_deviation"]
+    return f"{column['mean']:.1f}" + ("" if deviation is None else f" ± {deviation:.1f}")
+
+
+def markdown(title: str, remark: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """The table, each of our columns followed by the paper's where it has one."""
+    names = list(dict.fromkeys(name for row in rows for name in row["columns"]))
+    header, lines = ["row"], [[str(row["label"])] for row in rows]
+    for name in names:
+        header.append(name)
+        for line, row in zip(lines, rows, strict=True):
+            line.append(shown(row["columns"].get(name)))
+        if any(name in row["paper"] for row in rows):
+            header.append(f"{name}, paper")
+            for line, row in zip(lines, rows, strict=True):
+                line.append(f"{row['paper'][name]:.1f}" if name in row["paper"] else "")
+    rules = ["---"] + ["---:"] * (len(header) - 1)
+    body = "\n".join("| " + " | ".join(line) + " |" for line in (header, rules, *lines))
+    return f"**{title}.** {remark}\n\n{body}\n"
+
+
+def run_cells(cells: Sequence[Cell], settings: Settings, workers: int, logs: Path) -> dict[str, str]:
+    """Run what is not finished, each cell in a process of its own; returns why cells failed, by name."""
+    failures: dict[str, str] = {}
+    waiting = [cell for cell in cells if finished_result(cell, settings) is None]
+    print(f"{len(cells) - len(waiting)} of {len(cells)} cells are finished", flush=True)
+    logs.mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool:
+        futures = {pool.submit(run_cell, cell, settings, logs / f"{cell.name}.log"): cell for cell in waiting}
+        try:
+            for number, future in enumerate(concurrent.futures.as_completed(futures), start=1):
+                name = futures[future].name
+                try:
+                    print(f"[{number}/{len(waiting)}] {name}: {future.result():.0f} s", flush=True)
+                except Interrupted:
+                    raise KeyboardInterrupt from None
+                except FfrlError as error:
+                    failures[name] = str(error)
+                    print(f"[{number}/{len(waiting)}] {name} failed: {error}", flush=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return failures
+
+
+def main(argv: list[str]) -> int:
+    import tyro
+
+    config = (tyro.conf.PositionalRequiredArgs,)
+    command = tyro.cli(TablesCommand, args=argv, prog="python -m ffrl.tables", config=config)
+    check_writable(command.out)
+    from ffrl.figures.table_plot import table_plot  # before the work, so that a missing package is reported first
+
+    experiment, cells = EXPERIMENTS[command.name], table_cells(command)
+    num_images = command.num_images or (200 if command.preset == "tiny" else None)
+    settings = Settings(num_images, command.vp)
+    failures = run_cells(cells, settings, min(command.workers, os.cpu_count() or 1), command.out / "runs")
+    if failures:
+        for name, reason in failures.items():
+            print(f"error: {name}: {reason}; see {command.out / 'runs' / name}.log", file=sys.stderr)
+        return FAILED
+    results: dict[str, list[Any]] = {row.key: [] for row in experiment.rows}
+    for cell in cells:
+        results[cell.row].append(finished_result(cell, settings))
+    rows = aggregate(experiment, results)
+    first = cells[0].config
+    remark = (
+        f"Preset {command.preset}, {first.data}, {first.iterations:,} iterations, "
+        + (f"mean ± standard deviation of {command.seeds} seeds" if command.seeds > 1 else "one seed")
+        + f", {'all' if num_images is None else num_images} test images. "
+        + "Errors are E_k, summed over t, channels and pixels."
+    )
+    text = markdown(experiment.title, remark, rows)
+    header = {"table": command.name, "title": experiment.title, "remark": remark, "rows": rows}
+    write_json(command.out / f"{command.name}.json", header)
+    write_atomic(command.out / f"{command.name}.md", text.encode())
+    write_atomic(command.out / f"{command.name}.png", table_plot(experiment.title, remark, rows))
+    print(f"\n{text}")
+    print(f"wrote {command.out / command.name}.md, .json and .png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

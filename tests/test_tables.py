@@ -1,0 +1,222 @@
+"""The paper's tables: rows, means over the seeds, Markdown; a command that repeats no finished cell."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from ffrl.cells import Cell, Settings, finished_result, measured_by, result_file
+from ffrl.config import TrainConfig
+from ffrl.errors import ArgumentError
+from ffrl.experiments import EXPERIMENTS, Experiment, Row, TableName, replaced
+from ffrl.figures.table_plot import table_plot
+from ffrl.run_folder import create_run, write_json
+from ffrl.tables import TablesCommand, aggregate, markdown, numbers, table_cells
+from ffrl.vp_config import VPConfig
+
+SETTINGS = Settings(20, VPConfig())
+
+
+def tiny(name: TableName, out: Path, **changes: Any) -> TablesCommand:
+    return TablesCommand(name, preset="tiny", data="digits", out=out, seeds=2, **changes)
+
+
+def test_dotted_fields_are_replaced_and_checked():
+    config = replaced(TrainConfig(), {"loss.pde": "heat", "seed": 3, "sequence.transformations": ("hue",)})
+    expected = dataclasses.replace(
+        TrainConfig(),
+        seed=3,
+        loss=dataclasses.replace(TrainConfig().loss, pde="heat"),
+        sequence=dataclasses.replace(TrainConfig().sequence, transformations=("hue",)),
+    )
+    assert config == expected
+    for name in ("nothing", "loss.nothing", "nothing.pde", "seed.pde"):
+        with pytest.raises(ArgumentError, match="changes"):
+            replaced(TrainConfig(), {name: 1})
+    with pytest.raises(ArgumentError, match=r"loss\.pde"):
+        replaced(TrainConfig(), {"loss.pde": "nothing"})
+
+
+def test_every_table_is_there_and_rows_of_one_key_are_one_configuration(tmp_path: Path):
+    assert set(EXPERIMENTS) == set(get_args(TableName))
+    by_folder: dict[Path, TrainConfig] = {}
+    for name in get_args(TableName):
+        cells = table_cells(tiny(name, tmp_path))
+        assert len(cells) == 2 * len(EXPERIMENTS[name].rows)
+        assert len({cell.config.out for cell in cells}) == len(cells)
+        for cell in cells:
+            assert by_folder.setdefault(cell.config.out, cell.config) == cell.config
+            assert cell.config.threads == 1 and cell.config.iterations == 100
+    configs = [dataclasses.replace(config, out=Path()) for config in by_folder.values()]
+    assert all(config not in configs[:i] for i, config in enumerate(configs))  # another key is another configuration
+    assert not any(tmp_path.iterdir())
+
+
+def errors(scale: float, hue: float, accuracy: float | None = None) -> dict[str, Any]:
+    rows = {"scale": (scale, scale / 1000), "hue": (hue, None)}
+    return {
+        "transformations": {
+            name: {"equivariance_error": error, "equivariance_over_copy": share}
+            for name, (error, share) in rows.items()
+        },
+        "matching": None if accuracy is None else {"accuracy": accuracy},
+    }
+
+
+TWO_ROWS = Experiment(
+    "Two rows",
+    "errors",
+    (Row("one", "the first", {}, {"scale": 185.42}), Row("two", "the second", {})),
+)
+
+
+def test_means_and_deviations_by_hand():
+    results = {"one": [errors(100.0, 7.0), errors(200.0, 7.0), errors(600.0, 7.0)], "two": [errors(50.0, 8.0, 0.75)]}
+    first, second = aggregate(TWO_ROWS, results)
+    assert first["columns"]["scale"] == {
+        "mean": 300.0,
+        "standard_deviation": pytest.approx((70_000) ** 0.5),  # (200² + 100² + 300²) / 2
+        "values": [100.0, 200.0, 600.0],
+    }
+    assert first["columns"]["hue"]["standard_deviation"] == 0.0
+    assert list(first["columns"]) == ["scale", "hue", "scale, % of copy"]
+    assert first["columns"]["scale, % of copy"]["mean"] == pytest.approx(30.0)
+    assert second["columns"]["k recognized, %"] == {"mean": 75.0, "standard_deviation": None, "values": [75.0]}
+    text = markdown("Two rows", "A remark.", [first, second])
+    assert text == (
+        "**Two rows.** A remark.\n\n"
+        "| row | scale | scale, paper | hue | scale, % of copy | k recognized, % |\n"
+        "| --- | ---: | ---: | ---: | ---: | ---: |\n"
+        "| the first | 300.0 ± 264.6 | 185.4 | 7.0 ± 0.0 | 30.0 ± 26.5 |  |\n"
+        "| the second | 50.0 |  | 8.0 | 5.0 | 75.0 |\n"
+    )
+    picture = table_plot("Two rows", "A remark.", [first, second])
+    assert picture.startswith(b"\x89PNG") and picture == table_plot("Two rows", "A remark.", [first, second])
+
+
+def test_numbers_of_the_other_measures():
+    vp = {"generated": {"last": 0.9, "best": 0.95}, "truth": {"last": 0.99}}
+    assert numbers("vp", vp) == {"VP": 90.0, "VP, best epoch": 95.0, "true pairs": 99.0}
+    row = {"equivariance_over_copy": 0.5}
+    worse = {"equivariance_over_copy": 0.75}
+    result = {
+        "images": {"mnist": {"scale": row, "hue": {"equivariance_over_copy": None}}, "shapes": {"scale": worse}},
+        "composition": {
+            "switch": [
+                row | {"clock": "own"},
+                worse | {"clock": "own"},
+                {"equivariance_over_copy": 2.0, "clock": "shared"},
+            ],
+            "superposition": [worse, row],
+        },
+    }
+    assert numbers("generalisation", result) == {
+        "mnist: scale": 50.0,
+        "shapes: scale": 75.0,
+        "worst switch": 75.0,
+        "worst superposition": 75.0,
+    }
+
+
+def test_a_result_counts_only_for_its_own_configuration_iterations_and_settings(tmp_path: Path):
+    config = dataclasses.replace(table_cells(tiny("pdes", tmp_path))[0].config, out=tmp_path / "run")
+    cell = Cell("base", config, "errors")
+    assert finished_result(cell, SETTINGS) is None
+    create_run(config)
+    assert finished_result(cell, SETTINGS) is None
+    found = {"iteration": 100, "settings": measured_by("errors", SETTINGS), "result": {"a": 1}}
+    write_json(result_file(cell), found)
+    assert finished_result(cell, SETTINGS) == {"a": 1}
+    assert finished_result(cell, Settings(None, VPConfig())) is None
+    assert finished_result(cell, Settings(20, VPConfig(epochs=1))) == {"a": 1}  # of the VP score alone
+    assert finished_result(cell._replace(measure="vp"), SETTINGS) is None
+    longer = dataclasses.replace(config, iterations=200)
+    assert finished_result(cell._replace(config=longer), SETTINGS) is None
+    other = replaced(config, {"loss.pde": "heat"})
+    assert finished_result(cell._replace(config=other), SETTINGS) is None
+    result_file(cell).write_text(json.dumps(found)[:-4])
+    assert finished_result(cell, SETTINGS) is None
+
+
+def command(out: Path, *more: str) -> list[str]:
+    flags = ["--preset", "tiny", "--data", "digits", "--seeds", "1", "--iterations", "4", "--num-images", "10"]
+    return [sys.executable, "-m", "ffrl.tables", "seq_len", *flags, "--out", str(out), *more]
+
+
+def run(out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(out, *more), capture_output=True, text=True, timeout=240)
+
+
+def state(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_command_trains_measures_prints_and_repeats_nothing(tmp_path: Path):
+    out = tmp_path / "tables"
+    first = run(out, "--workers", "2")
+    assert first.returncode == 0, first.stderr
+    assert "0 of 2 cells are finished" in first.stdout
+    assert re.search(r"\| T = 8 \| \d+\.\d \|", first.stdout) and "| T = 11 |" in first.stdout
+    assert {path.name for path in out.iterdir()} == {"runs", "seq_len.md", "seq_len.json", "seq_len.png"}
+    table = json.loads((out / "seq_len.json").read_text())
+    assert [row["key"] for row in table["rows"]] == ["base", "t11"]
+    runs = state(out / "runs")
+    again = run(out)
+    assert again.returncode == 0, again.stderr
+    assert "2 of 2 cells are finished" in again.stdout
+    assert state(out / "runs") == runs
+    # Other settings measure anew, without training anew.
+    more = run(out, "--num-images", "12")
+    assert more.returncode == 0 and "0 of 2 cells are finished" in more.stdout
+    changed = {name for name, when in state(out / "runs").items() if runs.get(name) != when}
+    assert changed == {f"{key}-seed0{rest}" for key in ("base", "t11") for rest in ("/cell_errors.json", ".log")}
+
+
+def test_a_failing_cell_is_reported_and_the_others_are_finished(tmp_path: Path):
+    blocked = tmp_path / "runs" / "base-seed0"
+    blocked.mkdir(parents=True)
+    (blocked / "precious.txt").write_text("not a run")
+    result = run(tmp_path)
+    assert result.returncode == 1
+    assert "base-seed0 failed: out =" in result.stdout and "error: base-seed0" in result.stderr
+    assert (tmp_path / "runs" / "t11-seed0" / "cell_errors.json").exists()
+    assert not (tmp_path / "seq_len.md").exists()
+    assert [path.name for path in blocked.iterdir()] == ["precious.txt"]
+
+
+def test_a_killed_command_goes_on_where_it_was(tmp_path: Path):
+    process = subprocess.Popen(command(tmp_path, "--iterations", "40"), stdout=subprocess.PIPE, text=True)
+    first, second = (tmp_path / "runs" / f"{key}-seed0" for key in ("base", "t11"))
+    deadline = time.monotonic() + 120
+    while not (second / "config.json").exists():  # the first cell is finished, the second has begun
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    finished = (first / "cell_errors.json").stat().st_mtime_ns
+    again = run(tmp_path, "--iterations", "40")
+    if "another process is training" in again.stdout:  # the cell of the killed command was still saving
+        time.sleep(5)
+        again = run(tmp_path, "--iterations", "40")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "1 of 2 cells are finished" in again.stdout
+    assert (first / "cell_errors.json").stat().st_mtime_ns == finished
+
+
+def test_bad_arguments_are_refused_before_anything_is_written(tmp_path: Path):
+    for values in ({"seeds": 0}, {"workers": 0}, {"iterations": 0}, {"num_images": 0}):
+        with pytest.raises(ArgumentError, match=next(iter(values))):
+            TablesCommand("pdes", **{"seeds": 1, **values})
+    result = run(tmp_path / "tables", "--data-dir", str(tmp_path / "nowhere"), "--data", "mnist")
+    assert result.returncode == 2 and "error:" in result.stderr
+    assert not (tmp_path / "tables").exists()
