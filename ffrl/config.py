@@ -162,6 +162,10 @@ class SupervisionConfig:
     temperature_decay: float = 3e-5
     """The temperature of the Gumbel-softmax is max(exp(-temperature_decay · iteration), min_temperature)."""
     min_temperature: float = 0.05
+    balance_weight: float | None = None
+    """Of KL(batch mean of q(k | x) || uniform), where k is not given: without it one potential can take over all
+    sequences and the others never learn. Not in the paper. Default 1000 with index_loss "prior" in mixed batches;
+    batches that are not mixed allow none."""
 
     def __post_init__(self) -> None:
         check_types(self, "supervision.")
@@ -170,6 +174,8 @@ class SupervisionConfig:
         require(fraction <= 1, "supervision.labelled_fraction", fraction, "a number in [0, 1]")
         require_number("supervision.temperature_decay", self.temperature_decay, 0.0)
         require_number("supervision.min_temperature", self.min_temperature, 0.0, above=True)
+        if self.balance_weight is not None:
+            require_number("supervision.balance_weight", self.balance_weight, 0.0)
         require(
             self.mode == "weak" or self.index_loss == "prior",
             "supervision.index_loss",
@@ -232,6 +238,9 @@ class TrainConfig:
         channels, size = self.model.image_channels, self.model.image_size
         require(channels == 3, "model.image_channels", channels, "3, the channels of the sequences")
         require(size == 28, "model.image_size", size, f"28, the size of the images of {DATA_NAMES}")
+        balance = self.supervision.balance_weight
+        allowed = "0, with mixed_batches False: a batch of one transformation is not balanced"
+        require(self.mixed_batches or not balance, "supervision.balance_weight", balance, allowed)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,18 +24,16 @@ class SequenceLosses(NamedTuple):
     kl_t: Tensor  # (B, T)   log q(z_t) - log p_t(z_t) at the posterior's z_t, one sample
     hj_residual: Tensor  # (B, T)   of the model's equation; ∂u/∂t + ½|∇u|² - f by default
     initial_condition: Tensor  # (B,)     |∇u(z_0, 0)|²
-    index: Tensor | None = None  # (B,)     of q(k | x_0..x_T), where k is recognized
 
     def terms(self, config: LossConfig) -> dict[str, Tensor]:
         """The weighted terms whose sum is the loss, each a scalar: the batch mean."""
         hj = self.hj_residual.square().mean(1) + self.initial_condition
-        terms = {
+        return {
             "reconstruction": self.reconstruction.sum(1).mean(),
             "kl_0": self.kl_0.mean(),
             "kl_t": config.kl_weight * self.kl_t.sum(1).mean(),
             "hj": config.hj_weight * hj.mean(),
         }
-        return terms if self.index is None else {**terms, "index": self.index.mean()}
 
 
 def reconstruction_nll(logits: Tensor, x: Tensor, config: LossConfig) -> Tensor:

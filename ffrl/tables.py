@@ -83,11 +83,13 @@ class Column(NamedTuple):
 
 def table_cells(command: TablesCommand) -> list[Cell]:
     """All cells of the table, row by row."""
-    from ffrl.data import resolve_name
+    from ffrl.data import load_images, resolve_name
 
-    base = preset_config(command.preset)
+    base, data = preset_config(command.preset), resolve_name(command.data, command.data_dir)
+    for split in ("train", "test"):
+        load_images(data, split, command.data_dir)  # one error here rather than one in every cell
     common: dict[str, Any] = {
-        "data": resolve_name(command.data, command.data_dir),
+        "data": data,
         "data_dir": command.data_dir,
         "backend": command.backend,
         "device": command.device,

@@ -43,7 +43,7 @@ from ffrl.run_folder import (
     update_config,
     write_json,
 )
-from ffrl.supervision import choose
+from ffrl.supervision import supervise
 
 logger = logging.getLogger(__name__)
 
@@ -192,9 +192,9 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config.optimizer, number, config.iterations)
         batch = self.data.training_batch(config.seed, number, config.batch_size, config.mixed_batches)
-        choice, index_loss = choose(self.model, batch, config.supervision, number)
+        choice, index_terms = supervise(self.model, batch, config, number)
         losses = sequence_losses(self.model, batch, config.loss, None, choice)
-        terms = losses._replace(index=index_loss).terms(config.loss)
+        terms = {**losses.terms(config.loss), **index_terms}
         loss = torch.stack(list(terms.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

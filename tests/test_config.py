@@ -60,7 +60,7 @@ EVERYTHING_CHANGED = TrainConfig(
     sequence=SequenceConfig(("hue",), num_steps=2, max_scale=2.0, max_rotation=-30.0, max_hue=340.0),
     model=ModelConfig(3, 28, 5, (4,), True, (6,), (7, 8), False, 0.5, (9, 10), "tanh", 12, "vamp", 3, 5),
     loss=LossConfig("laplace", 0.5, 0.25, 2.0, "exact", 1e-4, "wave", 3),
-    supervision=SupervisionConfig("weak", "label", 0.3, 1e-4, 0.2),
+    supervision=SupervisionConfig("weak", "label", 0.3, 1e-4, 0.2, 0.0),
     optimizer=OptimizerConfig(1e-2, "cosine", 10),
 )
 

@@ -43,8 +43,7 @@ def frames(*values: float) -> Tensor:
 
 
 def per_sample(losses: SequenceLosses) -> dict[str, Tensor]:
-    """The terms that there are: no ``index`` where k is given."""
-    return {name: value for name, value in losses._asdict().items() if value is not None}
+    return losses._asdict()
 
 
 def test_reconstruction_by_hand():

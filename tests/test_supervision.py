@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from ffrl.config import SequenceConfig, SupervisionConfig
+from ffrl.config import SequenceConfig, SupervisionConfig, TrainConfig
 from ffrl.data import TransformedImages
 from ffrl.errors import ArgumentError
 from ffrl.evaluation import sequence_errors
 from ffrl.matching import best_assignment, confusion, match_potentials, reorder_potentials
 from ffrl.models import SequenceVAE
 from ffrl.records import SequenceBatch
-from ffrl.supervision import choose, gumbel_temperature, index_prior_kl, is_labelled, recognize, recognized
+from ffrl.supervision import (
+    BALANCE_WEIGHT,
+    balance_kl,
+    gumbel_temperature,
+    index_prior_kl,
+    is_labelled,
+    recognize,
+    recognized,
+    supervise,
+)
 from tests.models.reference import TINY, random_batch, tiny_model
 from tests.tolerances import ROUNDING, relative_error
 
@@ -59,10 +69,29 @@ def test_kl_to_the_uniform_prior_has_its_known_values():
     assert relative_error(index_prior_kl(logits), reference) <= ROUNDING
 
 
-def test_supervised_takes_the_k_of_the_batch_and_has_no_index_loss():
+def test_balance_has_its_known_values():
+    one = torch.full((6, 3), -60.0, dtype=torch.float64)
+    one[:, 1] = 60.0
+    assert balance_kl(one).item() == pytest.approx(math.log(3), rel=1e-12)
+    shared = 120 * torch.eye(3, dtype=torch.float64).repeat(2, 1)  # certain of each, and each as often as the others
+    assert balance_kl(shared).item() == pytest.approx(0.0, abs=1e-12)
+    assert index_prior_kl(shared).mean().item() == pytest.approx(math.log(3), rel=1e-12)
+    logits = torch.randn(50, 3, dtype=torch.float64)
+    q = logits.softmax(1)
+    mutual_information = (q * (q / q.mean(0)).log()).sum(1).mean()
+    assert relative_error(balance_kl(logits) + mutual_information, index_prior_kl(logits).mean()) <= 1e-10
+    certain = torch.tensor([[0.0, -math.inf, -math.inf]], dtype=torch.float64)
+    assert balance_kl(certain).item() == pytest.approx(math.log(3))
+
+
+def config_of(supervision: SupervisionConfig, **changes: Any) -> TrainConfig:
+    return TrainConfig(supervision=supervision, **changes)
+
+
+def test_supervised_takes_the_k_of_the_batch_and_has_no_terms():
     batch = random_batch(6, 3)
-    choice, index_loss = choose(tiny_model(), batch, SupervisionConfig(), 1)
-    assert choice.k is batch.k and choice.weights is None and index_loss is None
+    choice, terms = supervise(tiny_model(), batch, TrainConfig(), 1)
+    assert choice.k is batch.k and choice.weights is None and terms == {}
 
 
 def test_weak_never_looks_at_the_k_of_the_batch():
@@ -70,32 +99,43 @@ def test_weak_never_looks_at_the_k_of_the_batch():
     outcomes = []
     for k in (batch.k, torch.zeros_like(batch.k)):
         torch.manual_seed(4)
-        outcomes.append(choose(model, SequenceBatch(batch.x, k), WEAK, 1))
-    (one, kl), (other, other_kl) = outcomes
+        outcomes.append(supervise(model, SequenceBatch(batch.x, k), config_of(WEAK), 1))
+    (one, terms), (other, other_terms) = outcomes
     assert torch.equal(one.k, other.k) and one.k.unique().numel() > 1
-    assert kl is not None and other_kl is not None and torch.equal(kl, other_kl)
-    assert torch.equal(kl, index_prior_kl(recognize(model, batch.x)))
+    logits = recognize(model, batch.x)
+    assert terms["index"].item() == other_terms["index"].item() == index_prior_kl(logits).mean().item()
+    assert terms["balance"].item() == other_terms["balance"].item()
+    assert relative_error(terms["balance"], BALANCE_WEIGHT * balance_kl(logits)) <= ROUNDING
     assert one.weights is not None and one.weights.requires_grad
+
+
+@pytest.mark.parametrize(("weight", "mixed", "expected"), [(None, False, 0.0), (0.0, True, 0.0), (7.0, True, 7.0)])
+def test_balance_is_weighed_and_left_out_of_batches_of_one_transformation(weight: Any, mixed: bool, expected: float):
+    model, batch = recognizing_model(), random_batch(6, 3)
+    config = config_of(SupervisionConfig("weak", balance_weight=weight), mixed_batches=mixed)
+    balance = supervise(model, batch, config, 1).terms["balance"]
+    assert balance.item() == pytest.approx(expected * balance_kl(recognize(model, batch.x)).item(), rel=1e-12)
+    with pytest.raises(ArgumentError, match="balance_weight"):
+        config_of(SupervisionConfig("weak", balance_weight=1.0), mixed_batches=False)
 
 
 def test_the_label_loss_is_the_cross_entropy_beside_a_drawn_k():
     model, batch = recognizing_model(), random_batch(6, 3)
-    choice, loss = choose(model, batch, SupervisionConfig("weak", "label"), 1)
-    assert choice.weights is not None and loss is not None
-    expected = -F.log_softmax(recognize(model, batch.x), dim=1)[torch.arange(6), batch.k]
-    assert relative_error(loss, expected) <= ROUNDING
+    choice, terms = supervise(model, batch, config_of(SupervisionConfig("weak", "label")), 1)
+    assert choice.weights is not None
+    expected = -F.log_softmax(recognize(model, batch.x), dim=1)[torch.arange(6), batch.k].mean()
+    assert relative_error(terms["index"], expected) <= ROUNDING
 
 
 def test_semi_alternates_between_the_label_and_a_draw():
     model, batch = recognizing_model(), random_batch(6, 3)
-    config = SupervisionConfig("semi", labelled_fraction=0.5)
-    drawn, prior = choose(model, batch, config, 1)
-    given, cross_entropy = choose(model, batch, config, 2)
+    config = config_of(SupervisionConfig("semi", labelled_fraction=0.5))
+    drawn, unlabelled = supervise(model, batch, config, 1)
+    given, labelled = supervise(model, batch, config, 2)
     assert drawn.weights is not None and given.weights is None and given.k is batch.k
     logits = recognize(model, batch.x)
-    assert prior is not None and torch.equal(prior, index_prior_kl(logits))
-    assert cross_entropy is not None
-    assert torch.equal(cross_entropy, F.cross_entropy(logits, batch.k, reduction="none"))
+    assert torch.equal(unlabelled["index"], index_prior_kl(logits).mean()) and unlabelled["balance"] > 0
+    assert torch.equal(labelled["index"], F.cross_entropy(logits, batch.k)) and labelled["balance"] == 0
 
 
 @pytest.mark.parametrize(
@@ -108,6 +148,7 @@ def test_semi_alternates_between_the_label_and_a_draw():
         ({"labelled_fraction": float("nan")}, "supervision.labelled_fraction"),
         ({"temperature_decay": -1e-5}, "supervision.temperature_decay"),
         ({"min_temperature": 0.0}, "supervision.min_temperature"),
+        ({"balance_weight": -1.0}, "supervision.balance_weight"),
     ],
 )
 def test_bad_values_are_refused_by_name(values: dict, name: str):

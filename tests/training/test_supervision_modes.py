@@ -13,7 +13,7 @@ from ffrl import evaluate
 from ffrl.config import SupervisionConfig
 from ffrl.losses import sequence_losses
 from ffrl.run_folder import read_metrics
-from ffrl.supervision import choose
+from ffrl.supervision import supervise
 from ffrl.trainer import Trainer, load_model
 from tests.training.runs import short_run
 
@@ -33,7 +33,7 @@ def test_two_hundred_iterations_lower_the_loss(mode: str, tmp_path):
     assert len(lines) == 10
     assert all(math.isfinite(value) for line in lines for value in line.values() if isinstance(value, float))
     assert lines[-1]["reconstruction"] < lines[0]["reconstruction"] - 20
-    assert ("index" in lines[0]) == (mode != "supervised")
+    assert ("index" in lines[0]) == ("balance" in lines[0]) == (mode != "supervised")
     if mode == "weak":
         assert all(-1e-6 <= line["index"] <= math.log(3) for line in lines)
     if mode == "weak-label":
@@ -49,11 +49,9 @@ def test_which_parameters_get_a_gradient(mode: str, labelled: bool, tmp_path):
     model.prior.diffusivity.data.fill_(0.1)
     batch = trainer.data.training_batch(0, 1, 6, True)
     batch = batch._replace(k=torch.zeros_like(batch.k)) if labelled else batch
-    choice, index_loss = choose(
-        model, batch, config.supervision if mode == "supervised" else MODES[mode], 2 if labelled else 1
-    )
-    losses = sequence_losses(model, batch, config.loss, None, choice)._replace(index=index_loss)
-    torch.stack(list(losses.terms(config.loss).values())).sum().backward()
+    choice, terms = supervise(model, batch, trainer.config, 2 if labelled else 1)
+    losses = sequence_losses(model, batch, config.loss, None, choice)
+    torch.stack([*losses.terms(config.loss).values(), *terms.values()]).sum().backward()
     present = sorted(choice.k.unique().tolist())
     assert present == [0] if labelled else len(present) > 1
     names = {name for name, _ in model.named_parameters()}
@@ -70,9 +68,9 @@ def test_which_parameters_get_a_gradient(mode: str, labelled: bool, tmp_path):
 def test_the_index_loss_alone_trains_the_recognition_network_alone(tmp_path):
     trainer = Trainer(short_run(tmp_path / "run", batch_size=6, supervision=MODES["weak"]))
     batch = trainer.data.training_batch(0, 1, 6, True)
-    _, index_loss = choose(trainer.model, batch, MODES["weak"], 1)
-    assert index_loss is not None
-    index_loss.sum().backward()
+    _, terms = supervise(trainer.model, batch, trainer.config, 1)
+    assert list(terms) == ["index", "balance"]
+    sum(terms.values()).backward()  # type: ignore[union-attr]
     reached = {name for name, p in trainer.model.named_parameters() if p.grad is not None and p.grad.any()}
     assert reached == {name for name, _ in trainer.model.named_parameters() if name.startswith("transformation.")}
 
