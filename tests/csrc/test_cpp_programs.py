@@ -52,6 +52,7 @@ EMULATED = {
     | {f"{name}_{scalar}": fewest for name, fewest in CUBIC_SECTIONS.items() for scalar in ("float", "double")},
     "cuda_potential_test": {"plans": 350, "traps": 300}
     | {f"{name}_{scalar}": fewest for name, fewest in SECTIONS.items() for scalar in ("float", "double")},
+    "cuda_precision_test": {"units": 160, "rows": 160},
     "cuda_rollout_test": {"layouts": 20, "traps": 90}
     | {f"{name}_{scalar}": fewest for name, fewest in ROLLOUT_SECTIONS.items() for scalar in ("float", "double")},
 }
