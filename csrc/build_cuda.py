@@ -40,7 +40,9 @@ EXTENSION, RECORD = "_C_cuda.abi3.so", "_C_cuda_missing.txt"  # in the package
 RESOURCES = re.compile(r"ptxas info|\s+\d+ bytes stack frame")  # a line of what -Xptxas -v says
 PTXAS_LOG = "ptxas.log"  # registers, shared memory and spills of every kernel, beside the objects
 FLAGS = ("-std=c++17", "-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall")  # of every source
-KERNEL_FLAGS = ("-O3", "-Xptxas", "-v")  # of csrc/cuda/*.cu besides
+# Of csrc/cuda/*.cu besides. Fused multiply-adds are written out where they are wanted: where the compiler fuses may
+# differ between two copies of one expression, and with it the bits of a row between two places in a block.
+KERNEL_FLAGS = ("-O3", "-fmad=false", "-Xptxas", "-v")
 
 
 class Failed(Exception):

@@ -118,7 +118,7 @@ template <class M, class Tile>
 struct GramBackward {
     using T = typename M::T;
     using Shared = typename Tile::Shared;
-    static constexpr int kThreads = Tile::kThreads, kMinBlocks = Tile::kMinBlocks;
+    static constexpr int kThreads = Tile::kThreads, kMinBlocks = with_sums_of_steps<M>(Tile::kMinBlocks);
     static constexpr int kUnits = Tile::kUnits, kFragments = Tile::kFragments, kTile = Tile::kTile;
 
     struct Params {

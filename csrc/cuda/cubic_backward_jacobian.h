@@ -22,7 +22,7 @@ struct JacobianCotangent {
     using T = typename M::T;
     using Params = JacobianParams<T>;
     using Shared = typename Tile::Shared;
-    static constexpr int kThreads = Tile::kThreads, kMinBlocks = Tile::kMinBlocks;
+    static constexpr int kThreads = Tile::kThreads, kMinBlocks = with_sums_of_steps<M>(Tile::kMinBlocks);
 
     static FFRL_INLINE void run(const Block<kThreads>& block, const Params& p, Shared& shared) {
         const CubicOperands<T>& op = p.op;
@@ -73,7 +73,7 @@ template <class M>
 struct JacobianBackward {
     using T = typename M::T;
     using Tile = JacobianBackwardTile<T>;
-    static constexpr int kThreads = Tile::kThreads, kMinBlocks = Tile::kMinBlocks;
+    static constexpr int kThreads = Tile::kThreads, kMinBlocks = with_sums_of_steps<M>(Tile::kMinBlocks);
     static constexpr int kUnits = Tile::kUnits, kFragments = Tile::kFragments, kDepth = Tile::kDepth;
     // In plain multiply-adds lanes share what they read along the depth; double is always so.
     static constexpr bool kFloat = sizeof(T) == sizeof(float);
@@ -118,6 +118,7 @@ struct JacobianBackward {
                                            h1 - first_column));
             },
             [&](int, int half) {
+                FFRL_UNROLL_BY(8 / M::kDepth)
                 for (int depth = 0; depth < kDepth; depth += M::kDepth)
                     multiply_step<M>(
                         block, sums,
@@ -216,7 +217,7 @@ template <class M>
 struct JacobianWeight2 {
     using T = typename M::T;
     using Tile = JacobianBackwardTile<T>;
-    static constexpr int kThreads = Tile::kThreads, kMinBlocks = Tile::kMinBlocks;
+    static constexpr int kThreads = Tile::kThreads, kMinBlocks = with_sums_of_steps<M>(Tile::kMinBlocks);
     static constexpr int kUnits = Tile::kUnits, kFragments = Tile::kFragments, kDepth = Tile::kDepth;
     static constexpr int kLeftStride = Tile::kTileRows + 4, kRightStride = Tile::kColumns + 4;
     static_assert(reads_across_from_all_banks(kLeftStride) && reads_across_from_all_banks(kRightStride));
@@ -275,6 +276,7 @@ struct JacobianWeight2 {
                     matrix(op.d1 + slot * h1 + at.first_column, h1, kDepth, h1 - at.first_column));
             },
             [&](int, int half) {
+                FFRL_UNROLL_BY(8 / M::kDepth)
                 for (int depth = 0; depth < kDepth; depth += M::kDepth)
                     multiply_step<M>(
                         block, sums,

@@ -102,6 +102,7 @@ struct MatrixProduct {
                               p.b_column, p.depth - depth, p.columns - first_column});
             },
             [&](int, int half) {
+                FFRL_UNROLL_BY(8 / M::kDepth)
                 for (int depth = 0; depth < kDepth; depth += M::kDepth)
                     multiply_step<M>(
                         block, sums,
@@ -309,7 +310,7 @@ template <class M, class Tile>
 struct GramForward {
     using T = typename M::T;
     using Shared = typename Tile::Shared;
-    static constexpr int kThreads = Tile::kThreads, kMinBlocks = Tile::kMinBlocks;
+    static constexpr int kThreads = Tile::kThreads, kMinBlocks = with_sums_of_steps<M>(Tile::kMinBlocks);
     static constexpr int kUnits = Tile::kUnits, kFragments = Tile::kFragments;
 
     struct Params {
@@ -507,7 +508,7 @@ struct JacobianForward {
     using T = typename M::T;
     using Params = JacobianParams<T>;
     using Shared = typename Tile::Shared;
-    static constexpr int kThreads = Tile::kThreads, kMinBlocks = Tile::kMinBlocks;
+    static constexpr int kThreads = Tile::kThreads, kMinBlocks = with_sums_of_steps<M>(Tile::kMinBlocks);
     static constexpr int kUnits = Tile::kUnits, kFragments = Tile::kFragments;
 
     static FFRL_INLINE void run(const Block<kThreads>& block, const Params& p, Shared& shared) {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/arithmetic.h"
 #include "cuda/block.h"
@@ -11,6 +12,8 @@
 #include "ffrl/host_device.h"
 
 #if !defined(__CUDA_ARCH__)
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #endif
 
@@ -101,22 +104,55 @@ using Tf32Right = Tf32Registers<2>;
 
 #if defined(__CUDA_ARCH__)
 
-// sum += left right, mma.m16n8k8
-FFRL_INLINE void mma_sync(Sum<float>& sum, const Tf32Left& left, const Tf32Right& right) {
+// out = left right + in, mma.m16n8k8
+FFRL_INLINE void mma_sync(Sum<float>& out, const Tf32Left& left, const Tf32Right& right,
+                          const Sum<float>& in) {
 #if __CUDA_ARCH__ >= 800
     const auto bits = [](float x) { return __float_as_uint(x); };
-    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-        "{%0, %1, "
-        "%2, %3};"
-        : "+f"(sum.at[0][0]), "+f"(sum.at[0][1]), "+f"(sum.at[1][0]), "+f"(sum.at[1][1])
+    asm volatile(
+        "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%10, %11, %12, %13};"
+        : "=f"(out.at[0][0]), "=f"(out.at[0][1]), "=f"(out.at[1][0]), "=f"(out.at[1][1])
         : "r"(bits(left.at[0])), "r"(bits(left.at[1])), "r"(bits(left.at[2])), "r"(bits(left.at[3])),
-          "r"(bits(right.at[0])), "r"(bits(right.at[1])));
+          "r"(bits(right.at[0])), "r"(bits(right.at[1])), "f"(in.at[0][0]), "f"(in.at[0][1]),
+          "f"(in.at[1][0]), "f"(in.at[1][1]));
 #else
     trap();  // such a chip is given "ieee"
 #endif
 }
 
 #else
+
+// sum + Σ_l a[l] b[l] over kTensorCoreTerms products, as tensor cores add: M. Fasi, N. J. Higham, M. Mikaitis
+// and S. Pranesh, "Numerical behavior of NVIDIA tensor cores", PeerJ Computer Science 7:e330 (2021). Products
+// are exact; of every addend the bits are cut off that lie below the last one of the largest addend's
+// fraction (kTensorCoreBits, little more than the 23 of float), and what their sum has beyond float is cut
+// off, too: always towards zero. How many terms and bits is not documented and differs between chips; these
+// are few.
+constexpr int kTensorCoreTerms = 4, kTensorCoreBits = 24;
+
+inline float add_as_tensor_cores(float sum, const double* a, const double* b) {
+    double terms[kTensorCoreTerms + 1], largest = std::abs(static_cast<double>(sum));
+    terms[kTensorCoreTerms] = static_cast<double>(sum);
+    for (int l = 0; l < kTensorCoreTerms; ++l) {
+        terms[l] = a[l] * b[l];
+        largest = std::max(largest, std::abs(terms[l]));
+    }
+    double total = 0;
+    bool finite = true;
+    for (const double term : terms) finite = finite && std::isfinite(term);
+    if (largest > 0 && finite) {
+        const int last = std::ilogb(largest) - kTensorCoreBits;
+        const double up = std::ldexp(1.0, -last);
+        int64_t cut = 0;
+        for (const double term : terms) cut += static_cast<int64_t>(term * up);
+        total = std::ldexp(static_cast<double>(cut), last);
+    } else {
+        for (const double term : terms) total += term;
+    }
+    const auto rounded = static_cast<float>(total);
+    return std::abs(static_cast<double>(rounded)) > std::abs(total) ? std::nextafter(rounded, 0.0f) : rounded;
+}
 
 // The same of the 32 lanes of a warp. As the hardware does, it leaves out the bits that TF32 lacks.
 inline void mma_sync(Sum<float>* const (&sums)[kWarp], const Tf32Left (&left)[kWarp],
@@ -136,15 +172,18 @@ inline void mma_sync(Sum<float>* const (&sums)[kWarp], const Tf32Left (&left)[kW
     for (int lane = 0; lane < kWarp; ++lane) {
         for (int i = 0; i < 4; ++i) {
             const double *row = a[lane / 4 + i / 2 * 8], *column = b[lane % 4 * 2 + i % 2];
-            float& out = sums[lane]->at[i / 2][i % 2];
-            double sum = out;
-            for (int l = 0; l < 8; ++l) sum += row[l] * column[l];
-            out = static_cast<float>(sum);
+            float& sum = sums[lane]->at[i / 2][i % 2];
+            for (int l = 0; l < 8; l += kTensorCoreTerms) sum = add_as_tensor_cores(sum, row + l, column + l);
         }
     }
 }
 
 #endif
+
+FFRL_INLINE void add(Sum<float>& sum, const Sum<float>& more) {
+    FFRL_UNROLL
+    for (int i = 0; i < 4; ++i) sum.at[i / 2][i % 2] += more.at[i / 2][i % 2];
+}
 
 // How fragments are multiplied. Of one step, kDepth of the contraction, a lane has of every row or column
 // that it has the two numbers at depth(lane) and behind it, which are neighbours in shared memory. Its
@@ -237,7 +276,7 @@ struct Arithmetic<float, Precision::tf32> : Tf32Fragments {
     FFRL_INLINE static void multiply(Sum<float> (&sums)[kFragments], const PreparedLeft& left,
                                      const PreparedRight (&right)[kFragments]) {
         FFRL_UNROLL
-        for (int f = 0; f < kFragments; ++f) mma_sync(sums[f], left, right[f]);
+        for (int f = 0; f < kFragments; ++f) mma_sync(sums[f], left, right[f], sums[f]);
     }
 #else
     static void multiply_warp(Sum<float>* const (&sums)[kWarp], const PreparedLeft (&left)[kWarp],
@@ -250,6 +289,9 @@ struct Arithmetic<float, Precision::tf32> : Tf32Fragments {
 // Every number is the sum of two of TF32, to 2^-22 of it; of the four products the smallest is left out. The
 // tensor cores do not look at the bits that TF32 lacks, so the small one is not rounded: its sign is as good
 // as random, and no bias comes of it. It is NaN where the number is.
+//
+// What the tensor cores cut off of their sums is a bias, and over the hundreds of steps of a contraction many
+// times the rounding of float. So they sum up one step, from zero, and steps are added in float.
 template <>
 struct Arithmetic<float, Precision::tf32x3> : Tf32Fragments {
     template <int kCount>
@@ -277,12 +319,15 @@ struct Arithmetic<float, Precision::tf32x3> : Tf32Fragments {
     template <int kFragments>
     FFRL_INLINE static void multiply(Sum<float> (&sums)[kFragments], const PreparedLeft& left,
                                      const PreparedRight (&right)[kFragments]) {
+        Sum<float> step[kFragments];
         FFRL_UNROLL
-        for (int f = 0; f < kFragments; ++f) mma_sync(sums[f], left.small, right[f].big);
+        for (int f = 0; f < kFragments; ++f) mma_sync(step[f], left.small, right[f].big, Sum<float>{});
         FFRL_UNROLL
-        for (int f = 0; f < kFragments; ++f) mma_sync(sums[f], left.big, right[f].small);
+        for (int f = 0; f < kFragments; ++f) mma_sync(step[f], left.big, right[f].small, step[f]);
         FFRL_UNROLL
-        for (int f = 0; f < kFragments; ++f) mma_sync(sums[f], left.big, right[f].big);
+        for (int f = 0; f < kFragments; ++f) mma_sync(step[f], left.big, right[f].big, step[f]);
+        FFRL_UNROLL
+        for (int f = 0; f < kFragments; ++f) add(sums[f], step[f]);
     }
 #else
     static void multiply_warp(Sum<float>* const (&sums)[kWarp], const PreparedLeft (&left)[kWarp],
@@ -293,12 +338,23 @@ struct Arithmetic<float, Precision::tf32x3> : Tf32Fragments {
             big_left[lane] = left[lane].big, small_left[lane] = left[lane].small;
             big_right[lane] = right[lane].big, small_right[lane] = right[lane].small;
         }
-        mma_sync(sums, small_left, big_right);
-        mma_sync(sums, big_left, small_right);
-        mma_sync(sums, big_left, big_right);
+        Sum<float> steps[kWarp] = {};
+        Sum<float>* of_lanes[kWarp];
+        for (int lane = 0; lane < kWarp; ++lane) of_lanes[lane] = &steps[lane];
+        mma_sync(of_lanes, small_left, big_right);
+        mma_sync(of_lanes, big_left, small_right);
+        mma_sync(of_lanes, big_left, big_right);
+        for (int lane = 0; lane < kWarp; ++lane) add(*sums[lane], steps[lane]);
     }
 #endif
 };
+
+// Blocks that shall fit into a multiprocessor, from those of a kernel in other arithmetic: the sums of a step
+// in tf32x3 need registers, and one block fewer leaves them.
+template <class M>
+constexpr int with_sums_of_steps(int blocks) {
+    return std::is_same_v<M, Arithmetic<float, Precision::tf32x3>> && blocks > 1 ? blocks - 1 : blocks;
+}
 
 // f(Arithmetic) of a precision; of double there is one.
 template <class T, class F>

@@ -189,7 +189,7 @@ struct TensorProduct {
     }
 
     FFRL_INLINE static void multiply(const Block<kProductThreads>& block, OfThreads& sums, const Step& step) {
-        FFRL_UNROLL
+        FFRL_UNROLL_BY(1)
         for (int depth = 0; depth < Step::kDepth; depth += M::kDepth)
             multiply_step<M>(
                 block, sums,

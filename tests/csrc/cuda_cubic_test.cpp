@@ -7,6 +7,7 @@
 #include <cstring>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "cuda/cubic_backward.h"
@@ -239,19 +240,22 @@ class CheckedLauncher {
     size_t shared_memory_;
 };
 
-// Of a launch of many blocks the first and the last alone.
+// Of a launch of many blocks the first and the last few alone.
 class EndsLauncher {
   public:
     size_t shared_memory() const { return kLargeSharedMemory; }
 
     template <class K>
     void operator()(Index3 grid, const typename K::Params& params) {
-        expect(grid.x > 0 && grid.y == 1 && grid.z == 1, "a grid for any number of potentials");
+        expect(grid.y <= 65535 && grid.z <= 65535, "a grid");
+        constexpr int kFew = 20;
         const auto shared = std::make_unique<typename K::Shared>();
-        const bool all = grid.x <= 1000;
-        for (int x = 0; x < grid.x; x = all || x + 1 == grid.x ? x + 1 : grid.x - 1) {
-            std::memset(static_cast<void*>(shared.get()), 0xff, sizeof(typename K::Shared));
-            K::run(Block<K::kThreads>({x, 0, 0}, grid, ThreadOrder::forward), params, *shared);
+        for (int x = 0; x < grid.x; x = grid.x > 1000 && x == kFew ? grid.x - kFew : x + 1) {
+            for (int yz = 0; yz < grid.y * grid.z; ++yz) {
+                std::memset(static_cast<void*>(shared.get()), 0xff, sizeof(typename K::Shared));
+                K::run(Block<K::kThreads>({x, yz % grid.y, yz / grid.y}, grid, ThreadOrder::forward), params,
+                       *shared);
+            }
         }
     }
 };
@@ -428,12 +432,12 @@ void check_gram(const char* name) {
     }
 }
 
-// More potentials than blocks of a grid in y and z: the first and the last one, which have rows.
+// The first and the last one of many potentials, which alone have rows.
 template <class T>
-void check_many_potentials() {
-    constexpr int kMany = 70'000;
-    Sizes sizes{2, 3, 2, std::vector<int>(kMany)};
+void check_many_potentials(int many, int hidden1, int hidden2) {
+    Sizes sizes{2, hidden1, hidden2, std::vector<int>(static_cast<size_t>(many))};
     sizes.rows.front() = 1, sizes.rows.back() = 66;
+    report().context = std::to_string(many) + " potentials";
     const Problem<T> p(sizes);
     const auto ends = [](const Guarded<T>& array, int64_t of_potential) {
         Guarded<T> both(2 * of_potential);
@@ -458,7 +462,7 @@ void check_many_potentials() {
     for (const LaplacianForm form : {LaplacianForm::gram, LaplacianForm::jacobian}) {
         const int blocks = static_cast<int>(p.block_k.size());
         const Wanted want = wanted_of(p, form);
-        Guarded<T> v_d1(p.slots * h1), v_weight1(kMany * h1 * d), v_weight2(kMany * h2 * h1);
+        Guarded<T> v_d1(p.slots * h1), v_weight1(many * h1 * d), v_weight2(many * h2 * h1);
         const Guarded<T> workspace(cubic_backward_numbers<T>(blocks, p.k, p.d, p.h1, p.h2, form, true));
         launch_cubic_backward<T>(launch, p.operands(true), form, true, Precision::ieee, workspace.data(),
                                  v_d1.data(), v_weight1.data(), v_weight2.data());
@@ -579,8 +583,15 @@ int main(int argc, char** argv) {
     check_cuts<float>();
     check_cuts<double>();
     section("many_potentials");
-    check_many_potentials<float>();
-    check_many_potentials<double>();
+    for (const auto& [many, hidden1, hidden2] :
+         {std::tuple{70'000, 3, 2},    // more than y and z of a grid have
+          std::tuple{400, 33, 17}}) {  // groups of units in one block
+        check_many_potentials<float>(many, hidden1, hidden2);
+        check_many_potentials<double>(many, hidden1, hidden2);
+    }
+    expect(gram_backward_cut<float>(3, 400, 33, 17).chunk_units > 8 &&
+               gram_backward_cut<double>(3, 400, 33, 17).chunk_units > 8,
+           "groups of units in one block");
     section("batches");
     check_batches<float>();
     check_batches<double>();

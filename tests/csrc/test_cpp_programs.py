@@ -47,11 +47,12 @@ ROLLOUT_SECTIONS |= {"nothing": 280}
 CUBIC_SECTIONS = {"gram_matrix": 41_000, "gram_forward": 170_000, "gram_backward": 23_000}
 CUBIC_SECTIONS |= {"jacobian_forward": 53_000, "jacobian_backward": 140_000}
 EMULATED = {
-    "cuda_cubic_test": {"fragments": 1_000, "precisions": 2, "cuts": 800, "many_potentials": 170}
+    "cuda_cubic_test": {"fragments": 1_000, "precisions": 2, "cuts": 800, "many_potentials": 9_500}
     | {"batches": 27_000, "nan_rows": 9_700}
     | {f"{name}_{scalar}": fewest for name, fewest in CUBIC_SECTIONS.items() for scalar in ("float", "double")},
     "cuda_potential_test": {"plans": 350, "traps": 300}
     | {f"{name}_{scalar}": fewest for name, fewest in SECTIONS.items() for scalar in ("float", "double")},
+    "cuda_precision_test": {"units": 160, "rows": 160},
     "cuda_rollout_test": {"layouts": 20, "traps": 90}
     | {f"{name}_{scalar}": fewest for name, fewest in ROLLOUT_SECTIONS.items() for scalar in ("float", "double")},
 }
