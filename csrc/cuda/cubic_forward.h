@@ -38,6 +38,7 @@ struct SharedMemoryOf {
         if (cudaGetDevice(&device) == cudaSuccess &&
             cudaDeviceGetAttribute(&found, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) == cudaSuccess)
             return static_cast<size_t>(found);
+        cudaGetLastError();  // it is not to be found by the launch
         return kSharedMemory;
 #else
         return kLargeSharedMemory;
