@@ -9,6 +9,7 @@ import os
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -193,9 +194,10 @@ def run_cells(cells: Sequence[Cell], settings: Settings, workers: int, logs: Pat
                     print(f"[{number}/{len(waiting)}] {name}: {future.result():.0f} s", flush=True)
                 except Interrupted:
                     raise KeyboardInterrupt from None
-                except FfrlError as error:
-                    failures[name] = str(error)
-                    print(f"[{number}/{len(waiting)}] {name} failed: {error}", flush=True)
+                except (FfrlError, BrokenProcessPool) as error:
+                    died = "a process was killed, by this or another cell; run the command again to go on"
+                    failures[name] = died if isinstance(error, BrokenProcessPool) else str(error)
+                    print(f"[{number}/{len(waiting)}] {name} failed: {failures[name]}", flush=True)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

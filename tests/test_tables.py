@@ -194,6 +194,22 @@ def test_a_failing_cell_is_reported_and_the_others_are_finished(tmp_path: Path):
     assert [path.name for path in blocked.iterdir()] == ["precious.txt"]
 
 
+def test_a_killed_cell_is_a_failure_that_another_call_mends(tmp_path: Path):
+    flags = ("--iterations", "2000")
+    process = subprocess.Popen(command(tmp_path, *flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "runs" / "base-seed0" / "config.json").exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    cells = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert len(cells) == 1
+    os.kill(int(cells[0]), signal.SIGKILL)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "base-seed0: a process was killed" in said and "Traceback" not in said
+
+
 def test_a_killed_command_goes_on_where_it_was(tmp_path: Path):
     process = subprocess.Popen(command(tmp_path, "--iterations", "40"), stdout=subprocess.PIPE, text=True)
     first, second = (tmp_path / "runs" / f"{key}-seed0" for key in ("base", "t11"))
