@@ -9,18 +9,16 @@ import signal
 import sys
 import threading
 import time
+import traceback
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ffrl.config import EvaluationConfig, TrainConfig, differences
 from ffrl.errors import FfrlError
-from ffrl.experiments import Measure
+from ffrl.experiments import HELD_OUT, Measure
 from ffrl.run_folder import CONFIG_FILE, load_config, write_json
 from ffrl.vp_config import VPConfig
-
-
-class Interrupted(FfrlError):
-    """A cell was stopped by a signal; its run is saved and will be continued."""
 
 
 class Settings(NamedTuple):
@@ -65,28 +63,35 @@ def finished_result(cell: Cell, settings: Settings) -> dict[str, Any] | None:
         return None
 
 
-def run_cell(cell: Cell, settings: Settings, log: Path) -> float:
-    """Train and measure a cell, its output going to a log file; returns the seconds that took.
+def run_cell(cell: Cell, settings: Settings, log: Path, parent: int, report: Connection) -> None:
+    """Train and measure a cell in a process of its own, its output going to a log file, and report how it ended.
 
-    Raises:
-        Interrupted: a signal came; the run is saved.
-        FfrlError: as training and evaluation.
+    Sends ("finished", seconds), ("interrupted", where the run is) or ("failed", reason); a process that is killed
+    sends nothing. ``parent`` is the process that has started this one.
     """
-    stop_with_parent()
+    stop_with_parent(parent)
     start = time.perf_counter()
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
         os.dup2(descriptor, stream.fileno())
     os.close(descriptor)
-    from ffrl.trainer import Trainer  # loads torch: in the process of the cell only
-
     config = cell.config
-    if not Trainer(dataclasses.replace(config, resume=(config.out / CONFIG_FILE).exists())).run():
-        raise Interrupted(f"{cell.name} was stopped by a signal; its run is saved")
-    result = {"iteration": config.iterations, "settings": measured_by(cell.measure, settings)}
-    write_json(result_file(cell), {**result, "result": measure(cell, settings)})
-    return time.perf_counter() - start
+    try:
+        from ffrl.trainer import Trainer  # loads torch: in the process of the cell only
+
+        if not Trainer(dataclasses.replace(config, resume=(config.out / CONFIG_FILE).exists())).run():
+            raise KeyboardInterrupt
+        result = {"iteration": config.iterations, "settings": measured_by(cell.measure, settings)}
+        write_json(result_file(cell), {**result, "result": measure(cell, settings)})
+        report.send(("finished", f"{time.perf_counter() - start:.0f} s"))
+    except KeyboardInterrupt:
+        report.send(("interrupted", f"its run is saved in {config.out}"))
+    except FfrlError as error:
+        report.send(("failed", str(error)))
+    except Exception as error:
+        traceback.print_exc()
+        report.send(("failed", f"{type(error).__name__}: {error}"))
 
 
 def measure(cell: Cell, settings: Settings) -> dict[str, Any]:
@@ -95,7 +100,8 @@ def measure(cell: Cell, settings: Settings) -> dict[str, Any]:
     from ffrl.trained_run import load_trained_run
 
     config = cell.config
-    trained = load_trained_run(config.out, device=config.device, match_images=settings.num_images)
+    where: dict[str, Any] = {"device": config.device, "backend": config.backend, "data_dir": config.data_dir}
+    trained = load_trained_run(config.out, match_images=settings.num_images, **where)
     if cell.measure == "vp":
         from ffrl.vp_score import vp_score
 
@@ -103,15 +109,15 @@ def measure(cell: Cell, settings: Settings) -> dict[str, Any]:
     if cell.measure == "generalisation":
         from ffrl.generalisation import GeneralisationCommand, score
 
-        command = GeneralisationCommand(config.out, num_images=settings.num_images or len(trained.data))
+        num_images = settings.num_images or len(trained.data)
+        command = GeneralisationCommand(config.out, classes=HELD_OUT, num_images=num_images, data_dir=config.data_dir)
         return score(command, trained)
     evaluation = EvaluationConfig(num_images=settings.num_images, likelihood_images=100, importance_samples=4)
     return {"matching": trained.matching, **evaluate_model(trained.model, trained.data, evaluation)}
 
 
-def stop_with_parent() -> None:
+def stop_with_parent(parent: int) -> None:
     """Have this process get SIGTERM, on which training saves and ends, when the one that started it is gone."""
-    parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:

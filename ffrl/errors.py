@@ -22,6 +22,9 @@ class ArgumentError(FfrlError, ValueError):
         self.given = given
         self.allowed = allowed
 
+    def __reduce__(self) -> tuple[object, ...]:  # so that another process can raise it
+        return type(self), (self.name, str(self.given), self.allowed)
+
 
 class BackendError(FfrlError, RuntimeError):
     """A backend was asked for by name and cannot be used here; the message says why."""
@@ -59,3 +62,7 @@ class TrainingDiverged(FfrlError, ArithmeticError):
         self.term = term
         self.value = value
         self.iteration = iteration
+        self.kept = kept
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.term, self.value, self.iteration, self.kept)

@@ -77,7 +77,7 @@ def print_tables(result: dict[str, Any]) -> None:
         matching = result["matching"]
         console.print(
             f"k recognized from the frames in {100 * matching['accuracy']:.2f} % of {matching['num_images']} images "
-            f"under each transformation, potentials matched one to one: {matching['potential_of']}"
+            f"under each transformation, by the potentials {matching['potential_of']} of the run"
         )
         rows = result["transformations"].items()
         inferred = ", ".join(f"{name} {row['recognized_equivariance_error']:.1f}" for name, row in rows)

@@ -33,6 +33,8 @@ class GeneralisationCommand:
     """Run folder written by python -m ffrl.train."""
     other_data: tuple[DataName, ...] | None = None
     """Data sets that it was not trained on; default shapes and digits but the run's own."""
+    classes: tuple[int, ...] | None = None
+    """Classes that are scored apart from the others; default those held out of training."""
     factor: int = 2
     """Flows run to this many times the trained number of steps."""
     num_images: int = 1000
@@ -65,11 +67,11 @@ def score(command: GeneralisationCommand, trained: TrainedRun) -> dict[str, Any]
     def sequences(images: Any) -> TransformedImages:
         return TransformedImages(images.images, config.sequence, trained.data.device)
 
-    seen, unseen = split_classes(own, config.held_out_classes)
+    apart = config.held_out_classes if command.classes is None else command.classes
+    seen, unseen = split_classes(own, apart)
     others: Sequence[DataName] = command.other_data or [name for name in OTHER_DATA if name != own.name]
-    sets = {f"{own.name}, seen" if config.held_out_classes else own.name: seen}
-    if config.held_out_classes:
-        sets[f"{own.name}, unseen"] = unseen
+    names = ("seen", "unseen") if command.classes is None else ("other classes", f"classes {apart}")
+    sets = {f"{own.name}, {names[0]}": seen, f"{own.name}, {names[1]}": unseen} if apart else {own.name: seen}
     sets |= {name: load_images(name, "test", command.data_dir or config.data_dir) for name in others}
     data = sequences(seen)
     return {

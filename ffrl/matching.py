@@ -48,14 +48,22 @@ def reorder_potentials(model: SequenceVAE, order: list[int]) -> None:
 
 
 def match_potentials(
-    model: SequenceVAE, data: TransformedImages, *, num_images: int = 1000, batch_size: int = 250
+    model: SequenceVAE, data: TransformedImages, *, reorder: bool = True, num_images: int = 1000, batch_size: int = 250
 ) -> dict[str, Any] | None:
-    """Reorder the potentials of a model that recognizes k so that they agree with the transformations of the data.
+    """How well a model recognizes k; where it named its potentials itself, they are first put into the data's order.
+
+    Args:
+        model: as trained.
+        data: test images.
+        reorder: whether the names of k are the model's own, so that its potentials are reordered, in place, to agree
+            with the data as often as possible. Where labels were seen in training, they name the potentials.
+        num_images: test images that are looked at, under each transformation.
+        batch_size: at a time.
 
     Returns:
-        None for a model trained with k given, which is left alone. Otherwise {"potential_of": {name: index in the
-        saved model}, "accuracy": share of sequences whose k is recognized once matched, "confusion": rows of
-        transformations, columns of matched potentials, "num_images": ...}.
+        None for a model without recognition, which is left alone. Otherwise {"potential_of": {name: index in the saved
+        model}, "accuracy": share of sequences whose k is recognized, "confusion": rows of transformations, columns of
+        potentials in their new order, "num_images": ...}.
     """
     if model.transformation is None:
         return None
@@ -63,8 +71,10 @@ def match_potentials(
     model.eval()
     counts = confusion(model, data, num_images=num_images, batch_size=batch_size)
     model.train(was_training)
-    order = best_assignment(counts)
-    reorder_potentials(model, order)
+    order = list(range(model.num_potentials))
+    if reorder:
+        order = best_assignment(counts)
+        reorder_potentials(model, order)
     matched = counts[:, order]
     return {
         "potential_of": dict(zip(data.config.transformations, order, strict=True)),

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import multiprocessing
+import multiprocessing.connection
 import os
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ffrl.cells import Cell, Interrupted, Settings, finished_result, run_cell
+from ffrl.cells import Cell, Settings, finished_result, run_cell
 from ffrl.checks import require_integer
 from ffrl.command_line import run_command
 from ffrl.config import DataName, Preset
-from ffrl.errors import FfrlError
 from ffrl.experiments import EXPERIMENTS, Experiment, TableName, replaced
 from ffrl.presets import preset_config
 from ffrl.run_folder import check_writable, write_atomic, write_json
@@ -30,8 +29,8 @@ FAILED = 1
 class TablesCommand:
     """Train the rows of a table with several seeds, measure them, and print mean ± standard deviation as Markdown.
 
-    Finished cells are kept in OUT/runs and not repeated; a stopped command goes on where it was. The table
-    goes into OUT as Markdown, JSON and a picture.
+    Runs and tables go into a folder of OUT that is named by preset, data and iterations; finished cells are not
+    repeated, and a stopped command goes on where it was. The table is written as Markdown, JSON and a picture.
     """
 
     name: TableName
@@ -43,7 +42,7 @@ class TablesCommand:
     iterations: int | None = None
     """Default that of the preset."""
     out: Path = Path("runs/tables")
-    """Folder of the runs, which tables share, and of the tables."""
+    """Parent of the folder of the runs, which tables share, and of the tables."""
     workers: int = 1
     """Runs at a time, each on one CPU thread."""
     data: DataName = "auto"
@@ -102,10 +101,28 @@ def table_cells(command: TablesCommand) -> list[Cell]:
     cells = []
     for row in experiment.rows:
         for seed in range(command.seeds):
-            out = command.out / "runs" / f"{row.key}-seed{seed}"
+            out = run_folder(command, data, common["iterations"]) / "runs" / f"{row.key}-seed{seed}"
             config = replaced(base, {**common, **row.changes, "seed": seed, "out": out})
             cells.append(Cell(row.key, config, experiment.measure))
     return cells
+
+
+def run_folder(command: TablesCommand, data: str, iterations: int) -> Path:
+    """Where the runs of one budget are, which tables share, and their tables."""
+    return command.out / f"{command.preset}-{data}-{iterations}"
+
+
+def remark_on(command: TablesCommand, cells: Sequence[Cell], num_images: int | None) -> str:
+    """What a table's numbers are means of."""
+    config, measure = cells[0].config, cells[0].measure
+    seeds = f"mean ± standard deviation of {command.seeds} seeds" if command.seeds > 1 else "one seed"
+    images = f"{'all' if num_images is None else num_images} test images"
+    of_measure = {
+        "errors": f", {images}. Errors are E_k, summed over t, channels and pixels.",
+        "generalisation": f", {images} at most of each set.",
+        "vp": f", each of {len(command.vp.seeds)} classifiers on {command.vp.num_pairs:,} pairs of test images.",
+    }
+    return f"Preset {command.preset}, {config.data}, {config.iterations:,} iterations, {seeds}{of_measure[measure]}"
 
 
 def numbers(measure: str, result: Mapping[str, Any]) -> dict[str, float]:
@@ -179,28 +196,45 @@ def markdown(title: str, remark: str, rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def run_cells(cells: Sequence[Cell], settings: Settings, workers: int, logs: Path) -> dict[str, str]:
-    """Run what is not finished, each cell in a process of its own; returns why cells failed, by name."""
+    """Run what is not finished, each cell in a process of its own; returns why cells failed, by name.
+
+    Raises:
+        KeyboardInterrupt: here or in a cell; the cells that ran have ended and are saved.
+    """
     failures: dict[str, str] = {}
     waiting = [cell for cell in cells if finished_result(cell, settings) is None]
-    print(f"{len(cells) - len(waiting)} of {len(cells)} cells are finished", flush=True)
+    total = len(waiting)
+    print(f"{len(cells) - total} of {len(cells)} cells are finished", flush=True)
     logs.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool:
-        futures = {pool.submit(run_cell, cell, settings, logs / f"{cell.name}.log"): cell for cell in waiting}
-        try:
-            for number, future in enumerate(concurrent.futures.as_completed(futures), start=1):
-                name = futures[future].name
+    running: dict[int, tuple[Any, Connection, str]] = {}  # by the handle that tells of a process's end
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                cell, (receive, send) = waiting.pop(0), context.Pipe(duplex=False)
+                arguments = (cell, settings, logs / f"{cell.name}.log", os.getpid(), send)
+                process = context.Process(target=run_cell, args=arguments)
+                process.start()
+                send.close()
+                running[process.sentinel] = (process, receive, cell.name)
+            for sentinel in multiprocessing.connection.wait(list(running)):
+                process, receive, name = running.pop(sentinel)  # type: ignore[arg-type]
+                process.join()
                 try:
-                    print(f"[{number}/{len(waiting)}] {name}: {future.result():.0f} s", flush=True)
-                except Interrupted:
-                    raise KeyboardInterrupt from None
-                except (FfrlError, BrokenProcessPool) as error:
-                    died = "a process was killed, by this or another cell; run the command again to go on"
-                    failures[name] = died if isinstance(error, BrokenProcessPool) else str(error)
-                    print(f"[{number}/{len(waiting)}] {name} failed: {failures[name]}", flush=True)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+                    outcome, text = receive.recv()
+                except EOFError:
+                    outcome, text = "failed", f"its process was killed (exit code {process.exitcode})"
+                if outcome == "interrupted":
+                    raise KeyboardInterrupt
+                number = total - len(waiting) - len(running)
+                print(f"[{number}/{total}] {name}{': ' if outcome == 'finished' else ' failed: '}{text}", flush=True)
+                if outcome == "failed":
+                    failures[name] = text
+    finally:
+        for process, _, _ in running.values():  # none, unless something was raised: then let them save
+            process.terminate()
+        for process, _, _ in running.values():
+            process.join()
     return failures
 
 
@@ -215,29 +249,23 @@ def main(argv: list[str]) -> int:
     experiment, cells = EXPERIMENTS[command.name], table_cells(command)
     num_images = command.num_images or (200 if command.preset == "tiny" else None)
     settings = Settings(num_images, command.vp)
-    failures = run_cells(cells, settings, min(command.workers, os.cpu_count() or 1), command.out / "runs")
+    out = cells[0].config.out.parents[1]
+    failures = run_cells(cells, settings, min(command.workers, os.cpu_count() or 1), out / "runs")
     if failures:
         for name, reason in failures.items():
-            print(f"error: {name}: {reason}; see {command.out / 'runs' / name}.log", file=sys.stderr)
+            print(f"error: {name}: {reason}; see {out / 'runs' / name}.log", file=sys.stderr)
         return FAILED
     results: dict[str, list[Any]] = {row.key: [] for row in experiment.rows}
     for cell in cells:
         results[cell.row].append(finished_result(cell, settings))
-    rows = aggregate(experiment, results)
-    first = cells[0].config
-    remark = (
-        f"Preset {command.preset}, {first.data}, {first.iterations:,} iterations, "
-        + (f"mean ± standard deviation of {command.seeds} seeds" if command.seeds > 1 else "one seed")
-        + f", {'all' if num_images is None else num_images} test images. "
-        + "Errors are E_k, summed over t, channels and pixels."
-    )
+    rows, remark = aggregate(experiment, results), remark_on(command, cells, num_images)
     text = markdown(experiment.title, remark, rows)
     header = {"table": command.name, "title": experiment.title, "remark": remark, "rows": rows}
-    write_json(command.out / f"{command.name}.json", header)
-    write_atomic(command.out / f"{command.name}.md", text.encode())
-    write_atomic(command.out / f"{command.name}.png", table_plot(experiment.title, remark, rows))
+    write_json(out / f"{command.name}.json", header)
+    write_atomic(out / f"{command.name}.md", text.encode())
+    write_atomic(out / f"{command.name}.png", table_plot(experiment.title, remark, rows))
     print(f"\n{text}")
-    print(f"wrote {command.out / command.name}.md, .json and .png")
+    print(f"wrote {out / command.name}.md, .json and .png")
     return 0
 
 

@@ -30,9 +30,10 @@ def load_trained_run(
     device: str = "auto",
     backend: str | None = None,
     data_dir: Path | None = None,
-    match_images: int | None = 1000,
+    match_images: int | None = None,
 ) -> TrainedRun:
-    """Load the last checkpoint of a run; potentials whose k was learned are matched on ``match_images`` test images.
+    """Load the last checkpoint of a run; potentials named without labels are matched on ``match_images`` test images,
+    all by default.
 
     Raises:
         ArgumentError, CheckpointError: as ``load_model``.
@@ -41,5 +42,7 @@ def load_trained_run(
     model, config, iteration = load_model(run, device=device, backend=backend)
     images = load_images(config.data, "test", data_dir or config.data_dir)
     data = TransformedImages(images.images, config.sequence, next(model.parameters()).device)
-    matching = match_potentials(model, data, num_images=match_images or len(data))
+    how = config.supervision
+    own_names = how.mode == "weak" and how.index_loss == "prior"
+    matching = match_potentials(model, data, reorder=own_names, num_images=match_images or len(data))
     return TrainedRun(model, config, iteration, images, data, matching)

@@ -15,7 +15,7 @@ class VPConfig:
     """How a classifier of the transformation is trained and tested on pairs of images; the defaults are FFRL's."""
 
     num_pairs: int = 10_000
-    """Pairs [x_0, x_T], as many of each transformation as of any other, up to one."""
+    """Pairs [x_0, x_T] of as many test images, as many of each transformation as of any other, up to one."""
     train_fraction: float = 0.1
     """Share of the pairs that the classifier is trained on, 0.1 or 0.01 in the paper; it is tested on the others."""
     start: Start = "decoded"

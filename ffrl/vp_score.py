@@ -50,10 +50,14 @@ def permutation(seed: int, stream: int, count: int) -> Tensor:
 def choose_pairs(num_pairs: int, num_images: int, num_transformations: int, seed: int) -> tuple[Tensor, Tensor]:
     """Image numbers and transformations of the pairs of a seed, (N,) int64 each, independent of one another.
 
-    Images are taken in a random order, none twice before all were taken; the counts of the k differ by at most one.
+    No image is taken twice, so that none is both trained and tested on; the counts of the k differ by at most one.
+
+    Raises:
+        ArgumentError: there are fewer images than pairs.
     """
-    images = permutation(seed, 0, num_images)[torch.arange(num_pairs) % num_images]
-    return images, permutation(seed, 1, num_pairs) % num_transformations
+    if num_pairs > num_images:
+        raise ArgumentError("num_pairs", num_pairs, f"at most {num_images}, the number of images")
+    return permutation(seed, 0, num_images)[:num_pairs], permutation(seed, 1, num_pairs) % num_transformations
 
 
 def split_pairs(num_pairs: int, num_train: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -130,7 +134,7 @@ def classify_pairs(
         raise ArgumentError("pairs.k", pairs.k.unique().tolist(), f"integers in 0..{num_transformations - 1}")
     train, test = split_pairs(count, config.num_train, seed)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream_key(seed, 3) >> 1)
+        torch.default_generator.manual_seed(stream_key(seed, 3) >> 1)  # of the CPU alone
         network = PairClassifier(pairs.x.shape[1], config.widths, num_transformations).to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
     x, k = pairs.x[train].to(device).float().div_(255), pairs.k[train].to(device)

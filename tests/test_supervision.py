@@ -219,6 +219,12 @@ def test_a_perfect_recognizer_with_names_of_its_own_is_matched_perfectly():
     pixels = torch.zeros(3, 8, 8, dtype=torch.uint8)
     pixels[:, 2:6, 2:6] = 255
     data = TransformedImages(pixels, SequenceConfig(num_steps=3))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    named = match_potentials(model, data, reorder=False)  # labels have named them: that they are wrong is an error
+    assert named is not None and named["accuracy"] == 0.0
+    assert named["potential_of"] == {"scale": 0, "rotation": 1, "hue": 2}
+    assert named["confusion"] == [[0, 3, 0], [0, 0, 3], [3, 0, 0]]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     matching = match_potentials(model, data)
     assert matching == {
         "potential_of": {"scale": 1, "rotation": 2, "hue": 0},

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -16,8 +18,9 @@ from typing import Any, get_args
 import pytest
 
 from ffrl.cells import Cell, Settings, finished_result, measured_by, result_file
+from ffrl.checkpoint import latest_checkpoint
 from ffrl.config import TrainConfig
-from ffrl.errors import ArgumentError
+from ffrl.errors import ArgumentError, TrainingDiverged
 from ffrl.experiments import EXPERIMENTS, Experiment, Row, TableName, replaced
 from ffrl.figures.table_plot import table_plot
 from ffrl.run_folder import create_run, write_json
@@ -25,6 +28,7 @@ from ffrl.tables import TablesCommand, aggregate, markdown, numbers, table_cells
 from ffrl.vp_config import VPConfig
 
 SETTINGS = Settings(20, VPConfig())
+BUDGET = "tiny-digits-4"  # of ``command``
 
 
 def tiny(name: TableName, out: Path, **changes: Any) -> TablesCommand:
@@ -162,8 +166,8 @@ def state(folder: Path) -> dict[str, int]:
 
 
 def test_the_command_trains_measures_prints_and_repeats_nothing(tmp_path: Path):
-    out = tmp_path / "tables"
-    first = run(out, "--workers", "2")
+    out, parent = tmp_path / "tables" / BUDGET, tmp_path / "tables"
+    first = run(parent, "--workers", "2")
     assert first.returncode == 0, first.stderr
     assert "0 of 2 cells are finished" in first.stdout
     assert re.search(r"\| T = 8 \| \d+\.\d \|", first.stdout) and "| T = 11 |" in first.stdout
@@ -171,48 +175,67 @@ def test_the_command_trains_measures_prints_and_repeats_nothing(tmp_path: Path):
     table = json.loads((out / "seq_len.json").read_text())
     assert [row["key"] for row in table["rows"]] == ["base", "t11"]
     runs = state(out / "runs")
-    again = run(out)
+    again = run(parent)
     assert again.returncode == 0, again.stderr
     assert "2 of 2 cells are finished" in again.stdout
     assert state(out / "runs") == runs
     # Other settings measure anew, without training anew.
-    more = run(out, "--num-images", "12")
+    more = run(parent, "--num-images", "12")
     assert more.returncode == 0 and "0 of 2 cells are finished" in more.stdout
     changed = {name for name, when in state(out / "runs").items() if runs.get(name) != when}
     assert changed == {"base-seed0/cell_errors.json", "t11-seed0/cell_errors.json"}
 
 
 def test_a_failing_cell_is_reported_and_the_others_are_finished(tmp_path: Path):
-    blocked = tmp_path / "runs" / "base-seed0"
+    blocked = tmp_path / BUDGET / "runs" / "base-seed0"
     blocked.mkdir(parents=True)
     (blocked / "precious.txt").write_text("not a run")
     result = run(tmp_path)
     assert result.returncode == 1
     assert "base-seed0 failed: out =" in result.stdout and "error: base-seed0" in result.stderr
-    assert (tmp_path / "runs" / "t11-seed0" / "cell_errors.json").exists()
-    assert not (tmp_path / "seq_len.md").exists()
+    assert (tmp_path / BUDGET / "runs" / "t11-seed0" / "cell_errors.json").exists()
+    assert not (tmp_path / BUDGET / "seq_len.md").exists()
     assert [path.name for path in blocked.iterdir()] == ["precious.txt"]
 
 
-def test_a_killed_cell_is_a_failure_that_another_call_mends(tmp_path: Path):
-    flags = ("--iterations", "2000")
-    process = subprocess.Popen(command(tmp_path, *flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def started(out: Path, iterations: int) -> tuple[subprocess.Popen[str], Path]:
+    """The command, with its first cell in training; and the folder of the runs."""
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command(out, "--iterations", str(iterations)), **pipes, start_new_session=True)
+    runs = out / f"tiny-digits-{iterations}" / "runs"
     deadline = time.monotonic() + 120
-    while not (tmp_path / "runs" / "base-seed0" / "config.json").exists():
+    metrics = runs / "base-seed0" / "metrics.jsonl"
+    while not metrics.exists() or not metrics.stat().st_size:
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.02)
+    return process, runs
+
+
+def test_a_killed_cell_is_a_failure_and_the_others_go_on(tmp_path: Path):
+    process, runs = started(tmp_path, 600)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     cells = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     assert len(cells) == 1
     os.kill(int(cells[0]), signal.SIGKILL)
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=240)
     assert process.returncode == 1
-    assert "base-seed0: a process was killed" in said and "Traceback" not in said
+    assert "error: base-seed0: its process was killed (exit code -9)" in said and "Traceback" not in said
+    assert (runs / "t11-seed0" / "cell_errors.json").exists()
+
+
+def test_an_interrupt_saves_the_cell_and_ends_the_command(tmp_path: Path):
+    process, runs = started(tmp_path, 100_000)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.strip() == "interrupted"
+    assert not (runs / "t11-seed0").exists()
+    assert latest_checkpoint(runs / "base-seed0").name != "00000000"
 
 
 def test_a_killed_command_goes_on_where_it_was(tmp_path: Path):
     process = subprocess.Popen(command(tmp_path, "--iterations", "40"), stdout=subprocess.PIPE, text=True)
-    first, second = (tmp_path / "runs" / f"{key}-seed0" for key in ("base", "t11"))
+    first, second = (tmp_path / "tiny-digits-40" / "runs" / f"{key}-seed0" for key in ("base", "t11"))
     deadline = time.monotonic() + 120
     while not (second / "config.json").exists():  # the first cell is finished, the second has begun
         assert time.monotonic() < deadline and process.poll() is None
@@ -227,6 +250,17 @@ def test_a_killed_command_goes_on_where_it_was(tmp_path: Path):
     assert again.returncode == 0, again.stdout + again.stderr
     assert "1 of 2 cells are finished" in again.stdout
     assert (first / "cell_errors.json").stat().st_mtime_ns == finished
+
+
+@pytest.mark.parametrize("error", [ArgumentError("a", 1, "b"), TrainingDiverged("hj", math.nan, 3, "none")])
+def test_errors_can_be_raised_in_another_process(error: Exception):
+    back = pickle.loads(pickle.dumps(error))
+    assert type(back) is type(error) and str(back) == str(error)
+
+
+def test_a_budget_has_a_folder_of_its_own(tmp_path: Path):
+    cells = table_cells(tiny("pdes", tmp_path)), table_cells(tiny("pdes", tmp_path, iterations=7))
+    assert [found[0].config.out.parents[1].name for found in cells] == ["tiny-digits-100", "tiny-digits-7"]
 
 
 def test_bad_arguments_are_refused_before_anything_is_written(tmp_path: Path):

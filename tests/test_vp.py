@@ -116,12 +116,14 @@ def test_the_seed_decides_everything_and_nothing_else_does():
 
 
 def test_choice_of_pairs():
-    images, k = choose_pairs(10, 4, 3, seed=0)
-    assert sorted(torch.bincount(images).tolist()) == [2, 2, 3, 3]
+    images, k = choose_pairs(10, 12, 3, seed=0)
+    assert len(set(images.tolist())) == 10 and set(images.tolist()) < set(range(12))  # none is trained and tested on
     assert sorted(torch.bincount(k).tolist()) == [3, 3, 4]
-    again = choose_pairs(10, 4, 3, seed=0)
+    again = choose_pairs(10, 12, 3, seed=0)
     assert torch.equal(images, again[0]) and torch.equal(k, again[1])
-    assert not torch.equal(k, choose_pairs(10, 4, 3, seed=1)[1])
+    assert not torch.equal(k, choose_pairs(10, 12, 3, seed=1)[1])
+    with pytest.raises(ArgumentError, match="num_pairs = 13"):
+        choose_pairs(13, 12, 3, seed=0)
 
 
 def test_true_pairs_are_the_first_and_the_last_frame():
@@ -181,7 +183,7 @@ def test_score_of_a_model_beside_its_ceiling(monkeypatch: pytest.MonkeyPatch):
         return VPAccuracy(0.5 + seed / 4, 0.75, 1, 4, 16)
 
     monkeypatch.setattr("ffrl.vp_score.classify_pairs", fake)
-    result = vp_score(tiny_model(), sequences(), config)
+    result = vp_score(tiny_model(), sequences(25), config)
     assert (result["chance"], result["num_train"], result["num_test"]) == (1 / 3, 4, 16)
     assert result["generated"]["last"] == result["truth"]["last"] == 0.625
     assert torch.equal(seen[0].k, seen[1].k) and torch.equal(seen[2].k, seen[3].k)

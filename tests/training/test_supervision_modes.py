@@ -14,6 +14,7 @@ from ffrl.config import SupervisionConfig
 from ffrl.losses import sequence_losses
 from ffrl.run_folder import read_metrics
 from ffrl.supervision import supervise
+from ffrl.trained_run import load_trained_run
 from ffrl.trainer import Trainer, load_model
 from tests.training.runs import short_run
 
@@ -107,6 +108,19 @@ def test_evaluation_of_a_weak_run_reports_its_matching(tmp_path, capsys):
         assert row["recognized_equivariance_error"] > 0
     printed = capsys.readouterr().out
     assert "k recognized from the frames" in printed
+
+
+@pytest.mark.parametrize(("mode", "reorders"), [("weak", True), ("weak-label", False), ("semi", False)])
+def test_only_names_of_the_models_own_are_matched(mode: str, reorders: bool, tmp_path, monkeypatch):
+    monkeypatch.setattr("ffrl.matching.best_assignment", lambda counts: [1, 2, 0])
+    config = short_run(tmp_path / "run", iterations=1, supervision=MODES[mode])
+    Trainer(config).run()
+    trained = load_trained_run(config.out, device="cpu", match_images=3)
+    assert trained.matching is not None
+    assert list(trained.matching["potential_of"].values()) == ([1, 2, 0] if reorders else [0, 1, 2])
+    saved, _, _ = load_model(config.out, device="cpu")
+    weights = saved.potential.weight1[[1, 2, 0]] if reorders else saved.potential.weight1
+    assert torch.equal(trained.model.potential.weight1, weights)
 
 
 def test_evaluation_of_a_supervised_run_matches_nothing(tmp_path):
