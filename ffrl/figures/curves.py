@@ -50,7 +50,7 @@ def training_curves(records: Sequence[Mapping[str, Any]], transformations: Seque
             "nats per sequence",
             [("$KL_0$", column("kl_0")), (r"$\Sigma_{t \geq 1} KL_t$", column("kl_t"))],
         ),
-        ("Residual of the equation (loss.pde)", "mean squared residual and initial velocity", [("hj", column("hj"))]),
+        ("Residual of the equation", "mean squared residual and initial velocity", [("hj", column("hj"))]),
         ("Gradient norm", "of all parameters", [("gradient_norm", column("gradient_norm"))]),
         (
             "Diffusivity of the prior",
@@ -66,7 +66,15 @@ def training_curves(records: Sequence[Mapping[str, Any]], transformations: Seque
         axes = canvas.axes(x, y, PANEL_WIDTH, PANEL_HEIGHT)
         for i, (label, values) in enumerate(lines):
             marker = "o" if len(records) < 3 else None
-            axes.plot(iterations, values, color=COLOURS[i % len(COLOURS)], linewidth=1.3, label=label, marker=marker)
+            axes.plot(
+                iterations,
+                values,
+                color=COLOURS[i % len(COLOURS)],
+                linewidth=1.3,
+                label=label,
+                marker=marker,
+                clip_on=marker is None,
+            )
         cut = set_range(axes, np.concatenate([values[settled] for _, values in lines]), lines)
         axes.set_xlim(0, iterations[-1])
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))

@@ -56,7 +56,7 @@ def overview(title: str, note: str, panels: Sequence[Panel], source: str) -> byt
                 canvas.image(x, y + cell + SEPARATOR, panel.frames.decoded[digit, t], SCALE)
         y = TOP + digits * (digit_height + DIGIT_GAP)
         canvas.text(left, y + 10, f"error {panel.score:.0f}", 9, weight="bold")
-        share = f"{percentage(panel.score, panel.copy)} of copying the first frame ({panel.copy:.0f})"
+        share = f"{percentage(panel.score, panel.copy)} of copying ({panel.copy:.0f})"
         canvas.text(left + panel_width, y + 10, share, 7.5, ha="right", color=FAINT)
     for digit in range(digits):
         y = TOP + digit * (digit_height + DIGIT_GAP)

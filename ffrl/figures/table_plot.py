@@ -18,7 +18,8 @@ def table_plot(title: str, remark: str, rows: Sequence[Mapping[str, Any]]) -> by
     width = LEFT + len(names) * (PANEL + GAP)
     canvas = Canvas(max(width, 640), TOP + HEIGHT + 40 + 16 * len(rows))
     canvas.text(16, 26, title, 11, weight="bold")
-    canvas.text(16, 43, remark, 7, color=FAINT)
+    dashed = " Dashed: the paper." if any(row["paper"] for row in rows) else ""
+    canvas.text(16, 43, remark + dashed, 7, color=FAINT)
     for i, name in enumerate(names):
         axes = canvas.axes(LEFT + i * (PANEL + GAP), TOP, PANEL, HEIGHT)
         for j, row in enumerate(rows):
