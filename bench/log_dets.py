@@ -16,6 +16,7 @@ from torch import Tensor
 from ffrl.data import TransformedImages
 from ffrl.models import SequenceVAE
 from ffrl.models.flow import log_det_trace
+from ffrl.tables import markdown_rows
 from ffrl.trained_run import load_trained_run
 
 FLOOR = 1e-3
@@ -58,9 +59,8 @@ def summary(found: dict[str, Tensor]) -> dict[str, float]:
 
 def markdown(rows: dict[str, dict[str, float]]) -> str:
     columns = list(next(iter(rows.values())))
-    lines = [["transformation", *columns], ["---", *["---:"] * len(columns)]]
-    lines += [[name, *(f"{value:.3f}" for value in row.values())] for name, row in rows.items()]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    lines = [[name, *(f"{value:.3f}" for value in row.values())] for name, row in rows.items()]
+    return markdown_rows(["transformation", *columns], lines)
 
 
 def main(argv: list[str]) -> int:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ffrl.cells import Cell, Settings, finished_result, run_cell
 from ffrl.checks import require_integer
@@ -63,22 +63,6 @@ class TablesCommand:
         for name in ("iterations", "num_images"):
             if getattr(self, name) is not None:
                 require_integer(name, getattr(self, name), 1)
-
-
-class Column(NamedTuple):
-    """A number of each cell: where it stands in the result, and how it is printed."""
-
-    name: str
-    values: Sequence[float]  # by seed
-
-    @property
-    def mean(self) -> float:
-        return statistics.fmean(self.values)
-
-    @property
-    def deviation(self) -> float | None:
-        """Standard deviation over the seeds, with n - 1; None for one seed."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
 
 
 def table_cells(command: TablesCommand) -> list[Cell]:
@@ -161,11 +145,11 @@ def aggregate(experiment: Experiment, results: Mapping[str, Sequence[Mapping[str
         names = list(dict.fromkeys(name for cell in cells for name in cell))
         columns = {}
         for name in names:
-            column = Column(name, [cell[name] for cell in cells if name in cell])
+            values = [cell[name] for cell in cells if name in cell]
             columns[name] = {
-                "mean": column.mean,
-                "standard_deviation": column.deviation,
-                "values": list(column.values),
+                "mean": statistics.fmean(values),
+                "standard_deviation": statistics.stdev(values) if len(values) > 1 else None,
+                "values": values,
             }
         rows.append({"key": row.key, "label": row.label, "columns": columns, "paper": dict(row.paper)})
     return rows
@@ -190,9 +174,13 @@ def markdown(title: str, remark: str, rows: Sequence[Mapping[str, Any]]) -> str:
             header.append(f"{name}, paper")
             for line, row in zip(lines, rows, strict=True):
                 line.append(f"{row['paper'][name]:.1f}" if name in row["paper"] else "")
-    rules = ["---"] + ["---:"] * (len(header) - 1)
-    body = "\n".join("| " + " | ".join(line) + " |" for line in (header, rules, *lines))
-    return f"**{title}.** {remark}\n\n{body}\n"
+    return f"**{title}.** {remark}\n\n{markdown_rows(header, lines)}\n"
+
+
+def markdown_rows(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Header and lines as a Markdown table, all but the first column to the right."""
+    rules = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (header, rules, *lines))
 
 
 def run_cells(cells: Sequence[Cell], settings: Settings, workers: int, logs: Path) -> dict[str, str]:

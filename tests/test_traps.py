@@ -7,7 +7,6 @@ areas' own tests say in more detail is named in parentheses.
 from __future__ import annotations
 
 import ast
-import dataclasses
 import math
 from collections import defaultdict
 from pathlib import Path
@@ -30,11 +29,11 @@ from ffrl.metrics import equivariance_error, log_prob_ceiling
 from ffrl.models import SequenceVAE
 from ffrl.models.pde import hj_residual
 from ffrl.ops import available_backends, potential_derivatives
-from ffrl.presets import preset_config
 from ffrl.records import SequenceBatch
 from ffrl.trainer import Trainer, load_model
 from tests.models.reference import TINY, potential, random_batch, tiny_model
 from tests.tolerances import FLOAT64, ROUNDING, relative_error
+from tests.training.runs import short_run
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted([*(ROOT / "ffrl").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")])
@@ -42,18 +41,8 @@ BACKENDS = [name for name, why_not in available_backends().items() if why_not is
 ON_THE_CPU = [name for name in BACKENDS if name in ("oracle", "analytic", "cpp")]
 
 
-def trainer_of(out: Path, **changes: Any) -> Trainer:
-    config = dataclasses.replace(
-        preset_config("tiny"),
-        out=out,
-        data="digits",
-        device="cpu",
-        iterations=3,
-        batch_size=6,
-        tensorboard=False,
-        sequence=SequenceConfig(num_steps=2),
-    )
-    return Trainer(dataclasses.replace(config, **changes))
+def trainer_of(out: Path) -> Trainer:
+    return Trainer(short_run(out, iterations=3, batch_size=6))
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,6 @@ import json
 import math
 import shutil
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -279,13 +277,3 @@ def test_bad_options_end_with_code_two(run: Path, tmp_path: Path):
     except SystemExit as error:  # refused while the command line was read
         code = error.code
     assert code == 2 and not (copy / "vp.json").exists()
-
-
-def test_help_does_not_load_torch():
-    code = (
-        "import sys\nfrom ffrl.vp import main\n"
-        "try:\n    main(['--help'])\nexcept SystemExit as error:\n    print(error.code, 'torch' in sys.modules)"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert result.stdout.splitlines()[-1] == "0 False", result.stderr
-    assert "--train-fraction" in result.stdout
