@@ -14,10 +14,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ffrl.config import EvaluationConfig, TrainConfig, differences
+from ffrl.config import EvaluationConfig, TrainConfig
 from ffrl.errors import FfrlError
 from ffrl.experiments import HELD_OUT, Measure
 from ffrl.run_folder import CONFIG_FILE, load_config, write_json
+from ffrl.saved_config import differences
 from ffrl.vp_config import VPConfig
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Literal, get_args
 
 from ffrl.checks import check_types, require, require_integer, require_number
-from ffrl.errors import ArgumentError
 
 Transformation = Literal["scale", "rotation", "hue"]
 Likelihood = Literal["gaussian", "laplace", "bernoulli"]
@@ -185,6 +183,29 @@ class SupervisionConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ComputeConfig:
+    """How the machine is used; nothing here changes what is computed, but for rounding."""
+
+    vae_precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the products in encoder, decoder and q(k | x), whose results are float32 in any case; the potentials keep
+    float32. auto: bfloat16 on a GPU that has it, float32 on the CPU."""
+    channels_last: Literal["auto", "on", "off"] = "auto"
+    """Memory format of the convolutions' weights; auto: on on a GPU."""
+    compile_vae: bool = False
+    """torch.compile encoder and decoder; needs a C++ compiler, and on a GPU Triton."""
+    check_every: int | None = None
+    """Iterations between looks at the loss, for which the device has to be waited for; a step that is not finite is
+    never taken. Default 1 on the CPU, log_every on a GPU; what is logged is the same."""
+    async_checkpoints: bool = True
+    """Write checkpoints while training goes on."""
+
+    def __post_init__(self) -> None:
+        check_types(self, "compute.")
+        if self.check_every is not None:
+            require_integer("compute.check_every", self.check_every, 1)
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """Everything that determines a run, and where it goes."""
 
@@ -209,6 +230,7 @@ class TrainConfig:
     seed: int = 0
     iterations: int = 10_000
     batch_size: int = 64
+    """Sequences an iteration, of each process where there are several."""
     mixed_batches: bool = True
     """True: every batch holds all transformations; False: one transformation a batch, as in the paper."""
     checkpoint_every: int = 1_000
@@ -223,6 +245,7 @@ class TrainConfig:
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     supervision: SupervisionConfig = dataclasses.field(default_factory=SupervisionConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    compute: ComputeConfig = dataclasses.field(default_factory=ComputeConfig)
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -279,96 +302,3 @@ class EvaluationConfig:
 
 PRESET_NAMES = get_args(Preset)
 DATA_NAMES = get_args(DataName)
-
-# Fields that may differ between a run and its continuation: none of them changes the problem. Backend, precision,
-# device and threads change rounding, and the device also the stream of the noise: bit-identity holds while they stay.
-RESUMABLE_FIELDS = frozenset(
-    {
-        *("out", "data_dir", "backend", "precision", "device", "threads"),
-        *("checkpoint_every", "keep_checkpoints", "tensorboard", "resume"),
-    }
-)
-
-
-# Dotted name -> what version 0.1.0, which did not have the field, did.
-ADDED_LATER: dict[str, Any] = {
-    "precision": "tf32x3",
-    "held_out_classes": (),
-    "model.prior": "diffusion",
-    "model.prior_components": 10,
-    "model.pseudo_inputs": 64,
-    "loss.pde": "hj_force",
-    "loss.num_probes": 1,
-    "supervision": dataclasses.asdict(SupervisionConfig()),
-}
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """A configuration as plain JSON values."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [plain(item) for item in value]
-        return str(value) if isinstance(value, Path) else value
-
-    return plain(dataclasses.asdict(config))
-
-
-def from_dict(data: Mapping[str, Any]) -> TrainConfig:
-    """The inverse of ``to_dict``; unknown or missing fields raise ArgumentError.
-
-    Fields that version 0.1.0 did not have take what it did.
-    """
-    if isinstance(data, Mapping):
-        data = _with_added_fields(data)
-    return _build(TrainConfig, data, "")
-
-
-def _with_added_fields(data: Mapping[str, Any]) -> dict[str, Any]:
-    filled = dict(data)
-    for name, value in ADDED_LATER.items():
-        part, _, field = name.rpartition(".")
-        if not part:
-            filled.setdefault(field, value)
-        elif isinstance(filled.get(part), Mapping):  # a part that is missing as a whole stays missing
-            filled[part] = {field: value, **filled[part]}
-    return filled
-
-
-def _build(kind: Any, data: Mapping[str, Any], prefix: str) -> Any:
-    require(isinstance(data, Mapping), prefix or "config", data, "a JSON object")
-    hints = get_type_hints(kind)
-    names = {field.name for field in dataclasses.fields(kind)}
-    for name in sorted(set(data) ^ names):
-        raise ArgumentError(
-            f"{prefix}{name}", "unknown" if name in data else "missing", f"the fields of {kind.__name__}"
-        )
-    values: dict[str, Any] = {}
-    for name, value in data.items():
-        if dataclasses.is_dataclass(hints[name]):
-            value = _build(hints[name], value, f"{prefix}{name}.")
-        elif isinstance(value, list):
-            value = tuple(value)
-        elif name in ("out", "data_dir") and isinstance(value, str):
-            value = Path(value)
-        values[name] = value
-    return kind(**values)
-
-
-def differences(saved: TrainConfig, wanted: TrainConfig) -> dict[str, tuple[Any, Any]]:
-    """Dotted name -> (saved, wanted) of every field that differs and is not in RESUMABLE_FIELDS."""
-    found: dict[str, tuple[Any, Any]] = {}
-
-    def walk(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str) -> None:
-        for name, value in one.items():
-            if isinstance(value, dict):
-                walk(value, other[name], f"{prefix}{name}.")
-            elif value != other[name] and f"{prefix}{name}" not in RESUMABLE_FIELDS:
-                found[f"{prefix}{name}"] = (value, other[name])
-
-    walk(to_dict(saved), to_dict(wanted), "")
-    if saved.optimizer.schedule == "constant":
-        found.pop("iterations", None)  # a longer run starts with the shorter one
-    return found

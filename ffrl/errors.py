@@ -66,3 +66,17 @@ class TrainingDiverged(FfrlError, ArithmeticError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.term, self.value, self.iteration, self.kept)
+
+
+class DistributedError(FfrlError, RuntimeError):
+    """A process of a run on several is gone, or they could not be joined."""
+
+    def __init__(self, rank: int, num_ranks: int, when: str, reason: str) -> None:
+        super().__init__(
+            f"process {rank} of {num_ranks} has lost another one {when}; "
+            f"continue from the last checkpoint with --resume ({reason})"
+        )
+        self.rank, self.num_ranks, self.when, self.reason = rank, num_ranks, when, reason
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.rank, self.num_ranks, self.when, self.reason)

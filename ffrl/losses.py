@@ -72,7 +72,7 @@ def log_q_sequence(z0: Tensor, mu: Tensor, log_var: Tensor, log_det: Tensor) -> 
 def log_p_sequence(model: SequenceVAE, z: Tensor, k: Tensor) -> Tensor:
     """log p_t(z_t), (B, T+1), under the model's prior, of states z (B, T+1, D)."""
     times = torch.arange(z.shape[1], dtype=z.dtype, device=z.device)
-    return model.prior.log_prob(z, times, k[:, None], model.encoder)
+    return model.prior.log_prob(z, times, k[:, None], model.encode)
 
 
 def kl_0(model: SequenceVAE, mu: Tensor, log_var: Tensor, log_ratio: Tensor) -> Tensor:

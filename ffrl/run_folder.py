@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ffrl.config import TrainConfig, from_dict, to_dict
+from ffrl.config import TrainConfig
 from ffrl.errors import ArgumentError, OutputError
+from ffrl.saved_config import from_dict, to_dict
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ffrl.config import SupervisionConfig, TrainConfig
+from ffrl.distributed import mean_over_ranks
 from ffrl.errors import ArgumentError
 from ffrl.models import SequenceVAE
-from ffrl.models.choice import Choice, draw_choice
+from ffrl.models.choice import Choice, draw_choice, draw_gumbel
 from ffrl.records import SequenceBatch
 
 # So a batch that one potential takes whole costs 1,000 log K nats, more than reconstructions differ by at first.
@@ -52,15 +53,17 @@ def recognize(model: SequenceVAE, x: Tensor) -> Tensor:
         raise ArgumentError("model.transformation", "None", "a model trained with supervision.mode 'weak' or 'semi'")
     if x.shape[1] != model.transformation.num_frames:
         raise ArgumentError("x.shape[1]", x.shape[1], f"{model.transformation.num_frames}, the frames it was made for")
-    return model.transformation(x)
+    with model.autocast():
+        return model.transformation(x).to(x.dtype)
 
 
 def balance_kl(logits: Tensor) -> Tensor:
     """KL(mean_b q(k | x_b) || uniform), a scalar in nats: 0 where the potentials share the batch (B, K) evenly.
 
-    The mean over b of ``index_prior_kl`` is this plus the mutual information of k and x (Hoffman & Johnson, 2016).
+    The mean over b of ``index_prior_kl`` is this plus the mutual information of k and x (Hoffman & Johnson, 2016). Of
+    several processes the batch is the joint one.
     """
-    q = logits.softmax(1).mean(0)
+    q = mean_over_ranks(logits.softmax(1).mean(0))
     return torch.special.xlogy(q, q).sum() + math.log(logits.shape[1])
 
 
@@ -71,20 +74,27 @@ class Supervision(NamedTuple):
     terms: dict[str, Tensor]
 
 
-def supervise(model: SequenceVAE, batch: SequenceBatch, config: TrainConfig, iteration: int) -> Supervision:
+def supervise(
+    model: SequenceVAE, batch: SequenceBatch, config: TrainConfig, iteration: int, gumbel: Tensor | None = None
+) -> Supervision:
     """Where the k of a training batch comes from, and what its recognition adds to the loss.
 
     Supervised: the batch's own k, no terms. Weak: k drawn from q(k | x) and the terms "index", the batch mean of
     KL(q(k | x) || uniform), or with ``index_loss`` "label" of the cross-entropy -log q(k_batch | x), which the paper's
     pseudo-code has there; and "balance", the weighted ``balance_kl``. Semi: on labelled batches the batch's own k and
-    the cross-entropy, on the others as weak.
+    the cross-entropy, on the others as weak. ``gumbel`` is the noise (B, K) of the drawing, by default from torch's
+    generator.
     """
     how = config.supervision
     if how.mode == "supervised":
         return Supervision(Choice(batch.k), {})
     logits = recognize(model, batch.x)
     labelled = is_labelled(how, iteration)
-    choice = Choice(batch.k) if labelled else draw_choice(logits, gumbel_temperature(how, iteration))
+    if labelled:
+        choice = Choice(batch.k)
+    else:
+        gumbel = draw_gumbel(*logits.shape, device=logits.device) if gumbel is None else gumbel
+        choice = draw_choice(logits, gumbel_temperature(how, iteration), gumbel)
     by_label = labelled or how.index_loss == "label"
     index = F.cross_entropy(logits, batch.k) if by_label else index_prior_kl(logits).mean()
     weight = how.balance_weight

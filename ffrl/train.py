@@ -1,9 +1,13 @@
-"""Train a flow-factorized representation: python -m ffrl.train --preset small --data mnist --out runs/mnist."""
+"""Train a flow-factorized representation: python -m ffrl.train --preset small --data mnist --out runs/mnist.
+
+On several GPUs, or processes: torchrun --nproc-per-node=N -m ffrl.train ...
+"""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import logging
 import sys
 from pathlib import Path
 
@@ -34,9 +38,14 @@ def parse_config(argv: list[str]) -> TrainConfig:
 
 def main(argv: list[str]) -> int:
     config = parse_config(argv)
-    from ffrl.trainer import Trainer  # loads torch: not before --help has been answered
+    from ffrl.devices import resolve_device  # loads torch: not before --help has been answered
+    from ffrl.distributed import joined, rank
+    from ffrl.trainer import Trainer
 
-    Trainer(config).run()
+    with joined(resolve_device(config.device)):
+        if rank() != 0:
+            logging.getLogger().setLevel(logging.ERROR)  # the first process tells
+        Trainer(config).run()
     return 0
 
 

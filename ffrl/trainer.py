@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import math
 import platform
 import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +24,15 @@ from ffrl.checkpoint import (
     load_weights,
     save_checkpoint,
 )
-from ffrl.config import OptimizerConfig, TrainConfig, differences
+from ffrl.checkpoint_writer import CheckpointWriter, snapshot
+from ffrl.config import OptimizerConfig, TrainConfig
 from ffrl.data import TransformedImages, load_images, resolve_name, without_classes
-from ffrl.errors import ArgumentError, CheckpointError, TrainingDiverged
-from ffrl.losses import sequence_losses
+from ffrl.devices import lay_out_like_parameters, prepare_for_speed, resolve_device
+from ffrl.distributed import lost_ranks_reported, num_ranks, rank, requested_ranks, together
+from ffrl.errors import ArgumentError, CheckpointError
+from ffrl.ledger import LossLedger
 from ffrl.models import SequenceVAE
+from ffrl.objective import TrainingObjective
 from ffrl.ops.backends import check_backend, resolve_backend
 from ffrl.progress import TrainingProgress, require_tensorboard
 from ffrl.run_folder import (
@@ -43,25 +45,10 @@ from ffrl.run_folder import (
     update_config,
     write_json,
 )
-from ffrl.supervision import supervise
+from ffrl.saved_config import differences
+from ffrl.signals import stop_on_signals
 
 logger = logging.getLogger(__name__)
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device of a name; "auto" is the first GPU or else the CPU. Raises ArgumentError for one that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise ArgumentError("device", repr(name), "'auto', 'cpu', 'cuda' or 'cuda:N'")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise ArgumentError("device", repr(name), f"one of the {count} CUDA devices that torch sees here")
-    return device
 
 
 def learning_rate(config: OptimizerConfig, iteration: int, iterations: int) -> float:
@@ -85,29 +72,16 @@ def build_model(config: TrainConfig) -> SequenceVAE:
     )
 
 
-@contextmanager
-def stop_on_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; a second one acts as it always does.
-
-    One that is ignored stays so: a shell has background commands ignore SIGINT. Threads other than the main one cannot
-    handle signals.
-    """
-    received: list[int] = []
-    main = threading.current_thread() is threading.main_thread()
-    handlers: dict[int, Any] = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM) if main}
-    handlers = {n: handler for n, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
-
-    def remember(number: int, _: Any) -> None:
-        received.append(number)
-        signal.signal(number, handlers[number])
-
-    for number in handlers:
-        signal.signal(number, remember)
-    try:
-        yield received
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+def in_parallel(objective: TrainingObjective, device: torch.device) -> torch.nn.Module:
+    """The objective, its gradients averaged over all processes where there are several."""
+    if num_ranks() == 1:
+        return objective
+    return torch.nn.parallel.DistributedDataParallel(
+        objective,
+        device_ids=[device.index] if device.type == "cuda" else None,
+        broadcast_buffers=False,  # constants
+        gradient_as_bucket_view=True,
+    )
 
 
 class Trainer:
@@ -115,40 +89,61 @@ class Trainer:
 
     A run is a function of its configuration: batches depend on (seed, iteration), the posterior's noise on torch's
     generator, whose state is in every checkpoint. On the CPU a resumed run is bit-identical to an uninterrupted one.
+
+    Several processes, started by torchrun and joined (``ffrl.distributed.joined``), train one model on joint batches
+    of batch_size sequences from each; the first of them writes.
     """
 
     def __init__(self, config: TrainConfig) -> None:
         """Check everything that can be checked, then make or open the run folder; nothing is written on an error."""
+        if requested_ranks() != num_ranks():
+            raise ArgumentError("WORLD_SIZE", requested_ranks(), "1, or a Trainer within ffrl.distributed.joined")
+        config = together(lambda: self.checked(config))
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        self.config, self.device = config, resolve_device(config.device)
+        self.images = without_classes(load_images(config.data, "train", config.data_dir), config.held_out_classes)
+        self.data = TransformedImages(self.images.images, config.sequence, self.device)
+        torch.manual_seed(config.seed)
+        self.model = build_model(config).to(self.device)
+        prepare_for_speed(self.model, config.compute, self.device)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.optimizer.learning_rate, fused=True)
+        self.objective = TrainingObjective(self.model, config)
+        self.terms = in_parallel(self.objective, self.device)
+        self.ledger = LossLedger(self.device)
+        self.writer = CheckpointWriter() if config.compute.async_checkpoints else None
+        self.iteration, self.seconds = 0, 0.0
+        self.signals: list[int] = []
+        self.stop_agreed = False
+        together(self.open_run)
+        self.saved_iteration = self.iteration if checkpoint_folders(config.out) else -1
+
+    @staticmethod
+    def checked(config: TrainConfig) -> TrainConfig:
+        """The configuration with its data and device named; raises what can be wrong with it."""
         check_backend(config.backend)
         device = resolve_device(config.device)
         if config.tensorboard:
             require_tensorboard()
         saved = load_config(config.out) if config.resume else None
-        if saved is None:
+        if saved is None and rank() == 0:
             check_new_run(config.out)
         name = saved.data if saved and config.data == "auto" else resolve_name(config.data, config.data_dir)
-        config = dataclasses.replace(config, data=name, device=str(device))
+        config = dataclasses.replace(config, data=name, device=str(device) if num_ranks() == 1 else device.type)
         if saved and (changed := differences(saved, config)):
             listed = "; ".join(f"{name}: saved {old!r}, now {new!r}" for name, (old, new) in changed.items())
             raise CheckpointError(f"{config.out} is of another configuration: {listed}")
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
-        self.config, self.device = config, device
-        self.images = without_classes(load_images(config.data, "train", config.data_dir), config.held_out_classes)
-        self.data = TransformedImages(self.images.images, config.sequence, device)
-        torch.manual_seed(config.seed)
-        self.model = build_model(config).to(device)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.optimizer.learning_rate, fused=True)
-        self.iteration, self.seconds = 0, 0.0
-        self.pending: dict[str, float] = {}
-        self.pending_count = 0
-        if saved and checkpoint_folders(config.out):
-            self.restore(latest_checkpoint(config.out))
-        elif saved:
-            logger.warning("%s holds no checkpoint: starting at iteration 0", config.out)
+        return config
+
+    def open_run(self) -> None:
+        """Make the run folder, or continue from its newest checkpoint."""
+        if not self.config.resume:
+            if rank() == 0:
+                create_run(self.config)
+        elif checkpoint_folders(self.config.out):
+            self.restore(latest_checkpoint(self.config.out))
         else:
-            create_run(config)
-        self.saved_iteration = self.iteration if checkpoint_folders(config.out) else -1
+            logger.warning("%s holds no checkpoint: starting at iteration 0", self.config.out)
 
     def restore(self, folder: Path) -> None:
         """Continue from a checkpoint."""
@@ -159,19 +154,28 @@ class Trainer:
             )
         load_weights(self.model, checkpoint, folder)
         state = checkpoint.state
+        ranks = state.get("num_ranks", 1)  # version 0.1.0 knew no other number
+        if ranks != num_ranks():
+            raise CheckpointError(
+                f"{folder} is of {ranks} processes, whose batches were one; now there are {num_ranks()}"
+            )
         try:
             self.optimizer.load_state_dict(state["optimizer"])
             torch.set_rng_state(state["rng"])
             if self.device.type == "cuda" and state["cuda_rng"] is not None:
                 torch.cuda.set_rng_state(state["cuda_rng"], self.device)
             self.iteration, self.seconds = checkpoint.iteration, state["seconds"]
-            self.pending, self.pending_count = state["pending"], state["pending_count"]
+            self.ledger.restore(state["pending"], state["pending_count"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{folder / STATE_FILE} is of another configuration or version: {error!r}") from error
+        lay_out_like_parameters(self.optimizer)
 
     def save(self) -> None:
         """Write a checkpoint of this iteration, unless there is one."""
         if self.saved_iteration == self.iteration:
+            return
+        self.saved_iteration = self.iteration
+        if rank() != 0:
             return
         cuda_rng = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
         state = {
@@ -179,91 +183,129 @@ class Trainer:
             "rng": torch.get_rng_state(),
             "cuda_rng": cuda_rng,
             "seconds": self.seconds,
-            "pending": self.pending,
-            "pending_count": self.pending_count,
+            "pending": self.ledger.sums(),
+            "pending_count": self.ledger.count,
+            "num_ranks": num_ranks(),
         }
         checkpoint = Checkpoint(self.iteration, self.model.state_dict(), state)
-        save_checkpoint(self.config.out, checkpoint, self.config.keep_checkpoints)
-        self.saved_iteration = self.iteration
+        if self.writer is None:
+            save_checkpoint(self.config.out, checkpoint, self.config.keep_checkpoints)
+        else:
+            copy = snapshot(checkpoint)
+            self.writer.submit(lambda: save_checkpoint(self.config.out, copy, self.config.keep_checkpoints))
 
-    def step(self) -> dict[str, float]:
-        """One iteration; returns the weighted loss terms. Raises TrainingDiverged before a bad step is taken."""
+    def wait_for_writes(self) -> None:
+        if self.writer is not None:
+            self.writer.wait()
+
+    def step(self) -> None:
+        """One iteration, whose values go into the ledger; a step whose loss or gradient is not finite is not taken."""
         config, number = self.config, self.iteration + 1
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config.optimizer, number, config.iterations)
-        batch = self.data.training_batch(config.seed, number, config.batch_size, config.mixed_batches)
-        choice, index_terms = supervise(self.model, batch, config, number)
-        losses = sequence_losses(self.model, batch, config.loss, None, choice)
-        terms = {**losses.terms(config.loss), **index_terms}
-        loss = torch.stack(list(terms.values())).sum()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        names = [*terms, "loss", "gradient_norm"]
-        values = torch.stack([*(term.detach() for term in terms.values()), loss.detach(), norm]).tolist()
-        for name, value in zip(names, values, strict=True):
-            if not math.isfinite(value):
-                kept = str(latest_checkpoint(config.out)) if checkpoint_folders(config.out) else "none"
-                raise TrainingDiverged(name, value, number, kept)
+        batch = self.data.training_batch(
+            config.seed, number, config.batch_size, config.mixed_batches, rank=rank(), num_ranks=num_ranks()
+        )
+        draws = self.objective.draw(number)
+        with lost_ranks_reported(f"in iteration {number}"):
+            terms = self.terms(batch.x, batch.k, draws, number)
+            loss = torch.stack(list(terms.values())).sum()
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+            values = {**terms, "loss": loss, "gradient_norm": norm}
+            # As GradScaler does it: the fused step leaves everything as it is where this is 1.
+            self.optimizer.found_inf = self.ledger.add(number, values, stopping=bool(self.signals))  # type: ignore[attr-defined]
         self.optimizer.step()
         self.model.project_()
         self.iteration = number
-        return dict(zip(names, values, strict=True))
 
     def run(self) -> bool:
         """Train to the configured number of iterations; returns whether they are done (False after a signal)."""
         config = self.config
         if self.iteration == config.iterations and self.saved_iteration == self.iteration:
             logger.info("%s is finished: %d iterations", config.out, self.iteration)
-            if not (config.out / SUMMARY_FILE).exists():  # a kill came between the last checkpoint and it
+            if rank() == 0 and not (config.out / SUMMARY_FILE).exists():  # a kill came between checkpoint and it
                 self.write_summary()
             return True
-        with stop_on_signals() as signals, exclusive(config.out):
-            if config.resume:
-                update_config(config)
+        with stop_on_signals() as self.signals, contextlib.ExitStack() as stack:
+            if rank() == 0:
+                stack.enter_context(exclusive(config.out))
+                if config.resume:
+                    update_config(config)
+            if self.writer is not None:
+                stack.callback(self.writer.close)
             self.save()
-            self.train(signals)
-            self.write_summary()
+            self.train()
+            if rank() == 0:
+                self.write_summary()
         return self.iteration == config.iterations
 
-    def train(self, signals: list[int]) -> None:
+    def train(self) -> None:
         """Train until the last iteration or a signal, and save."""
-        config = self.config
-        metrics = MetricsLog(config.out, self.iteration, config.log_every)
-        try:
-            with TrainingProgress(config, self.iteration) as progress:
-                while self.iteration < config.iterations and not signals:
-                    start = time.perf_counter()
-                    terms = self.step()
+        config, first = self.config, rank() == 0
+        with contextlib.ExitStack() as stack:
+            metrics = MetricsLog(config.out, self.iteration, config.log_every) if first else None
+            if metrics is not None:
+                stack.callback(metrics.close)
+            progress = stack.enter_context(TrainingProgress(config, self.iteration)) if first else None
+            while self.iteration < config.iterations and not self.is_stopping():
+                start = time.perf_counter()
+                self.step()
+                if not self.is_due(self.check_every, config.log_every, config.checkpoint_every):
                     self.seconds += time.perf_counter() - start
-                    self.accumulate(terms, metrics, progress)
-                    if self.iteration % config.checkpoint_every == 0:
-                        metrics.sync()
-                        self.save()
-                metrics.sync()
-                self.save()
-                if signals:
-                    name = signal.Signals(signals[0]).name
-                    logger.warning("%s: saved at iteration %d; continue with --resume", name, self.iteration)
-        finally:
-            metrics.close()
+                    continue
+                self.check()
+                self.seconds += time.perf_counter() - start
+                if progress is not None:
+                    progress.advance(self.iteration, self.ledger.last())
+                if self.is_due(config.log_every):
+                    self.report(metrics, progress)
+                if self.iteration % config.checkpoint_every == 0:
+                    self.save_after(metrics)
+            self.save_after(metrics)
+            self.wait_for_writes()
+            if self.signals and first:
+                name = signal.Signals(self.signals[0]).name
+                logger.warning("%s: saved at iteration %d; continue with --resume", name, self.iteration)
 
-    def accumulate(self, terms: dict[str, float], metrics: MetricsLog, progress: TrainingProgress) -> None:
-        """Add the terms of one iteration to the running means, and write them out at the end of each interval."""
-        self.pending = {name: self.pending.get(name, 0.0) + value for name, value in terms.items()}
-        self.pending_count += 1
-        progress.advance(self.iteration, terms)
-        if self.iteration % self.config.log_every and self.iteration != self.config.iterations:
+    @property
+    def check_every(self) -> int:
+        return self.config.compute.check_every or (1 if self.device.type == "cpu" else self.config.log_every)
+
+    def is_due(self, *every: int) -> bool:
+        """Whether this iteration is a multiple of one of these, or the last."""
+        return self.iteration == self.config.iterations or any(self.iteration % number == 0 for number in every)
+
+    def is_stopping(self) -> bool:
+        """Whether a signal has come; of several processes, to any before the last iteration that was checked."""
+        return bool(self.signals) if num_ranks() == 1 else self.stop_agreed
+
+    def check(self) -> None:
+        """Raise TrainingDiverged if there was a step that could not be taken."""
+        self.stop_agreed = self.ledger.stop_requested()
+        if not self.ledger.diverged:
             return
-        record: dict[str, Any] = {"iteration": self.iteration}
-        record |= {name: value / self.pending_count for name, value in self.pending.items()}
-        record["learning_rate"] = self.optimizer.param_groups[0]["lr"]
-        record["diffusivity"] = self.model.prior.diffusivity.detach().tolist()
-        metrics.append(record)
-        progress.report(record)
+        self.wait_for_writes()
+        kept = str(latest_checkpoint(self.config.out)) if checkpoint_folders(self.config.out) else "none"
+        together(lambda: self.ledger.check(kept))
+
+    def report(self, metrics: MetricsLog | None, progress: TrainingProgress | None) -> None:
+        """Write out the means of an interval at its end."""
+        if metrics is not None and progress is not None:
+            record: dict[str, Any] = {"iteration": self.iteration, **self.ledger.means()}
+            record["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+            record["diffusivity"] = self.model.prior.diffusivity.detach().tolist()
+            metrics.append(record)
+            progress.report(record)
         if self.iteration % self.config.log_every == 0:  # a longer run completes the interval of a last line
-            self.pending, self.pending_count = {}, 0
+            self.ledger.clear()
+
+    def save_after(self, metrics: MetricsLog | None) -> None:
+        """Save, once the lines that the checkpoint vouches for are on the disk."""
+        if metrics is not None:
+            metrics.sync()
+        self.save()
 
     def write_summary(self) -> None:
         """Write what is not a function of the configuration: time, versions, machine."""
@@ -278,6 +320,7 @@ class Trainer:
             "precision": self.config.precision,
             "device": str(self.device),
             "threads": torch.get_num_threads(),
+            "processes": num_ranks(),
             "versions": {"ffrl": __version__, "torch": torch.__version__, "python": platform.python_version()},
         }
         write_json(self.config.out / SUMMARY_FILE, summary)

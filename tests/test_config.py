@@ -10,21 +10,18 @@ from typing import Any
 import pytest
 
 from ffrl.config import (
-    ADDED_LATER,
     PRESET_NAMES,
-    RESUMABLE_FIELDS,
+    ComputeConfig,
     LossConfig,
     ModelConfig,
     OptimizerConfig,
     SequenceConfig,
     SupervisionConfig,
     TrainConfig,
-    differences,
-    from_dict,
-    to_dict,
 )
 from ffrl.errors import ArgumentError
 from ffrl.presets import preset_config
+from ffrl.saved_config import ADDED_LATER, RESUMABLE_FIELDS, differences, from_dict, to_dict
 
 
 def changed(config: TrainConfig, **values: Any) -> TrainConfig:
@@ -62,6 +59,7 @@ EVERYTHING_CHANGED = TrainConfig(
     loss=LossConfig("laplace", 0.5, 0.25, 2.0, "exact", 1e-4, "wave", 3),
     supervision=SupervisionConfig("weak", "label", 0.3, 1e-4, 0.2, 0.0),
     optimizer=OptimizerConfig(1e-2, "cosine", 10),
+    compute=ComputeConfig("bfloat16", "on", True, 3, False),
 )
 
 
@@ -80,7 +78,7 @@ def test_the_changed_configuration_differs_from_the_defaults_in_every_field():
     same = [name for name in one if one[name] == other[name]]
     same += [
         f"{part}.{name}"
-        for part in ("sequence", "loss", "optimizer")
+        for part in ("sequence", "loss", "optimizer", "compute")
         for name in one[part]
         if one[part][name] == other[part][name]
     ]
@@ -205,14 +203,15 @@ def test_a_configuration_of_version_0_1_0_is_read():
     assert "precision" not in data and not {"prior", "prior_components", "pseudo_inputs"} & set(data["model"])
     assert not {"pde", "num_probes"} & set(data["loss"])
     before = json.dumps(data)
-    assert from_dict(data) == TrainConfig()
+    assert from_dict(data) == changed(TrainConfig(), compute__vae_precision="float32")
     assert json.dumps(data) == before
 
 
 def test_fields_added_later_are_read_where_they_are_there():
     data = version_0_1_0()
     data["model"] |= {"prior": "mixture", "prior_components": 3}
-    assert from_dict(data) == changed(TrainConfig(), model__prior="mixture", model__prior_components=3)
+    read = changed(from_dict(data), compute=ComputeConfig())
+    assert read == changed(TrainConfig(), model__prior="mixture", model__prior_components=3)
     del data["model"]
     with pytest.raises(ArgumentError, match=r"^model = missing"):
         from_dict(data)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -112,7 +114,9 @@ class TransformedImages:
         place = torch.argsort(order)
         return SequenceBatch(x=grouped.x[place], k=grouped.k[place])
 
-    def training_batch(self, seed: int, iteration: int, batch_size: int, mixed: bool) -> SequenceBatch:
+    def training_batch(
+        self, seed: int, iteration: int, batch_size: int, mixed: bool, *, rank: int = 0, num_ranks: int = 1
+    ) -> SequenceBatch:
         """The training batch of an iteration: a pure function of the arguments, see ``ffrl.data.draws``.
 
         Images are drawn independently and uniformly. Draw 0 of the stream of (seed, iteration) belongs to k, draws
@@ -124,6 +128,8 @@ class TransformedImages:
             batch_size: B >= 1.
             mixed: True: rows of equal k form K consecutive blocks whose sizes differ by at most one; the larger
                 blocks move on by one each iteration. False: one k, drawn uniformly, for the whole batch.
+            rank, num_ranks: of a process among several: its rows are rank, rank + num_ranks, ... of a joint batch of
+                num_ranks · B sequences.
 
         Returns:
             x (B, T+1, 3, I, I) float32 in [0, 1] and k (B,) int64, on the device of the data set.
@@ -134,16 +140,28 @@ class TransformedImages:
         require_integer("batch_size", batch_size, 1)
         if not isinstance(mixed, bool):
             raise ArgumentError("mixed", repr(mixed), "True or False")
+        require_integer("num_ranks", num_ranks, 1)
+        require_integer("rank", rank, 0)
+        if rank >= num_ranks:
+            raise ArgumentError("rank", rank, f"an integer in 0..{num_ranks - 1}")
         key = stream_key(seed, iteration)
-        kinds = self.num_transformations
+        kinds, joint_size = self.num_transformations, num_ranks * batch_size
         if mixed:
-            each, remainder = divmod(batch_size, kinds)
+            each, remainder = divmod(joint_size, kinds)
             sizes = [each + ((j - iteration) % kinds < remainder) for j in range(kinds)]
         else:
             chosen = uniform_integers(key, 0, 1, kinds)[0]
-            sizes = [batch_size if j == chosen else 0 for j in range(kinds)]
-        indices = torch.tensor(uniform_integers(key, 1, batch_size, len(self)), device=self.device)
-        return self._blocks(indices, sizes)
+            sizes = [joint_size if j == chosen else 0 for j in range(kinds)]
+        ends = [0, *itertools.accumulate(sizes)]
+        before = [(end - rank + num_ranks - 1) // num_ranks for end in ends]  # rows of this rank before each end
+        indices = torch.tensor(uniform_integers(key, 1, joint_size, len(self))[rank::num_ranks])
+        return self._blocks(self._on_device(indices), [last - first for first, last in itertools.pairwise(before)])
+
+    def _on_device(self, indices: Tensor) -> Tensor:
+        """Copied without waiting for the device."""
+        if self.device.type == "cuda":
+            return indices.pin_memory().to(self.device, non_blocking=True)
+        return indices.to(self.device)
 
     def _blocks(self, indices: Tensor, sizes: list[int]) -> SequenceBatch:
         """Sequences whose first sizes[0] rows show transformation 0, the next sizes[1] rows transformation 1, ..."""

@@ -31,10 +31,17 @@ class Choice(NamedTuple):
         return value + torch.einsum("bk,bk...->b...", zeros, every)
 
 
-def draw_choice(logits: Tensor, temperature: float) -> Choice:
+def draw_gumbel(*shape: int, device: torch.device | None = None) -> Tensor:
+    """Standard Gumbel noise from torch's default generator."""
+    return -torch.empty(shape, device=device).exponential_().log()
+
+
+def draw_choice(logits: Tensor, temperature: float, gumbel: Tensor) -> Choice:
     """k drawn from softmax(logits), (B, K), with the gradient of the softmax at a temperature.
 
-    The hard straight-through Gumbel-softmax (Jang et al. 2017); its noise comes from torch's default generator.
+    The hard straight-through Gumbel-softmax (Jang et al. 2017) of standard Gumbel noise (B, K).
     """
-    weights = F.gumbel_softmax(logits, tau=temperature, hard=True)
-    return Choice(weights.argmax(1), weights)
+    soft = ((logits + gumbel) / temperature).softmax(1)
+    k = soft.argmax(1)
+    hard = F.one_hot(k, logits.shape[1]).to(soft.dtype)
+    return Choice(k, hard - soft.detach() + soft)

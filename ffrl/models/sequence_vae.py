@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import contextlib
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +52,7 @@ class SequenceVAE(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
+        self.vae_dtype: torch.dtype | None = None  # of the products outside the potentials; None: that of the weights
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         sizes = (config.latent_dim, config.potential_widths, num_potentials)
@@ -71,14 +73,36 @@ class SequenceVAE(nn.Module):
     def num_potentials(self) -> int:
         return self.potential.num_potentials
 
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The region in which encoder, decoder and q(k | x) compute in ``vae_dtype``."""
+        if self.vae_dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.prior.diffusivity.device.type, dtype=self.vae_dtype)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance (M, D) of q(z | x) of images x (M, C, I, I), in the dtype of x."""
+        with self.autocast():
+            mu, log_var = self.encoder(x)
+        return mu.to(x.dtype), log_var.to(x.dtype)
+
     def decode_sequence(self, z: Tensor) -> Tensor:
-        """Logits of all frames (B, T+1, C, I, I) from z (B, T+1, D), in one decoder call."""
-        return self.decoder.logits(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+        """Logits of all frames (B, T+1, C, I, I) from z (B, T+1, D), in one decoder call and in the dtype of z."""
+        with self.autocast():
+            logits = self.decoder.logits(z.flatten(0, 1))
+        return logits.to(z.dtype).unflatten(0, z.shape[:2])
 
     def force_along(self, z: Tensor, k: int | Tensor) -> Tensor:
-        """f = -MLP(z_{t-1}, t)² <= 0 of every step of states z (B, T+1, D), (B, T): FFRL eq. 6."""
+        """f = -MLP(z_{t-1}, t)² <= 0 of every step of states z (B, T+1, D), (B, T): FFRL eq. 6.
+
+        The MLP is the u of the potential op, which takes the rows of all k in one call; of its derivatives only those
+        that are quadratic in the width are computed along with it.
+        """
         rows, time, k_rows = step_rows(z, k)
-        return -self.force(rows, time, k_rows).square().view(z.shape[0], z.shape[1] - 1)
+        flow = self.flow
+        out = potential_derivatives(
+            self.force, rows, time, k_rows, laplacian=None, backend=flow.backend, precision=flow.precision
+        )
+        return -out.u.square().view(z.shape[0], z.shape[1] - 1)
 
     def trajectory(
         self,
@@ -138,7 +162,7 @@ class SequenceVAE(nn.Module):
         if not isinstance(choice.k, Tensor):
             raise ArgumentError("k", repr(k), f"an int64 tensor ({x.shape[0]},)")
         num_steps = x.shape[1] - 1
-        mu, log_var = self.encoder(x[:, 0])
+        mu, log_var = self.encode(x[:, 0])
         if noise is not None and noise.shape != mu.shape:
             raise ArgumentError("noise.shape", tuple(noise.shape), str(tuple(mu.shape)))
         z0 = mu + torch.exp(0.5 * log_var) * (torch.randn_like(mu) if noise is None else noise)

@@ -11,7 +11,7 @@ from ffrl.config import LossConfig, PDEName
 from ffrl.errors import ArgumentError
 from ffrl.losses import sequence_losses
 from ffrl.models import SequenceVAE
-from ffrl.models.choice import Choice, draw_choice
+from ffrl.models.choice import Choice, draw_choice, draw_gumbel
 from ffrl.ops import potential_derivatives
 from ffrl.records import SequenceBatch
 from ffrl.supervision import recognize
@@ -50,7 +50,7 @@ def test_a_given_k_evaluates_nothing_else():
 def test_draws_follow_the_logits_and_the_gradient_is_that_of_the_softmax():
     torch.manual_seed(0)
     logits = torch.tensor([0.0, 1.0, -1.0]).expand(60_000, 3).clone().requires_grad_()
-    choice = draw_choice(logits, temperature=0.5)
+    choice = draw_choice(logits, 0.5, draw_gumbel(*logits.shape))
     assert choice.weights is not None
     assert torch.equal(choice.weights.argmax(1), choice.k)
     assert relative_error(choice.weights.detach().sum(1), torch.ones(60_000)) <= 1e-6

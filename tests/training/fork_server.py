@@ -22,10 +22,12 @@ from typing import Any, NamedTuple
 
 import torch
 
+import ffrl.objective
 import ffrl.trainer
 from ffrl.checkpoint import FOLDER, checkpoint_folders
 from ffrl.command_line import run_command
-from ffrl.config import TrainConfig, from_dict, to_dict
+from ffrl.config import TrainConfig
+from ffrl.saved_config import from_dict, to_dict
 from tests.training.runs import at_moments_of_a_save, short_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,7 +104,7 @@ def signal_in_save(number: int, save: int, moment: int) -> Iterator[None]:
 @contextmanager
 def signals_in_step(numbers: list[int], iteration: int) -> Iterator[None]:
     """Send this process signals in an iteration."""
-    original = ffrl.trainer.sequence_losses
+    original = ffrl.objective.sequence_losses
     steps = [0]
 
     def sequence_losses(*arguments: Any) -> Any:
@@ -112,7 +114,7 @@ def signals_in_step(numbers: list[int], iteration: int) -> Iterator[None]:
                 os.kill(os.getpid(), number)
         return original(*arguments)
 
-    with replaced(ffrl.trainer, "sequence_losses", sequence_losses):
+    with replaced(ffrl.objective, "sequence_losses", sequence_losses):
         yield
 
 

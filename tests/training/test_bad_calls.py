@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from ffrl.config import ModelConfig, SequenceConfig, TrainConfig, from_dict, to_dict
+from ffrl.config import ModelConfig, SequenceConfig, TrainConfig
 from ffrl.data import TransformedImages, load_images
+from ffrl.devices import resolve_device
 from ffrl.errors import ArgumentError, BackendError, DataError, FfrlError
 from ffrl.models import PotentialMLP, SequenceVAE
 from ffrl.ops import potential_derivatives
 from ffrl.presets import preset_config
-from ffrl.trainer import Trainer, resolve_device
+from ffrl.saved_config import from_dict, to_dict
+from ffrl.trainer import Trainer
 from tests.training.runs import MODEL, short_run
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-import ffrl.trainer
+import ffrl.objective
 from ffrl.checkpoint import checkpoint_folders
 from ffrl.command_line import run_command
 from ffrl.config import OptimizerConfig
@@ -28,7 +28,7 @@ def all_finite(weights) -> bool:
 @contextmanager
 def spoilt_losses(spoil):
     """Pass what sequence_losses returns in iteration BAD_ITERATION through ``spoil``."""
-    original, steps = ffrl.trainer.sequence_losses, [0]
+    original, steps = ffrl.objective.sequence_losses, [0]
 
     def sequence_losses(*arguments):
         steps[0] += 1
@@ -36,7 +36,7 @@ def spoilt_losses(spoil):
         return spoil(losses) if steps[0] == BAD_ITERATION else losses
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ffrl.trainer, "sequence_losses", sequence_losses)
+        patch.setattr(ffrl.objective, "sequence_losses", sequence_losses)
         yield steps
 
 

@@ -10,9 +10,9 @@ import shutil
 
 import pytest
 
-from ffrl.config import from_dict, to_dict
 from ffrl.errors import OutputError
 from ffrl.run_folder import CONFIG_FILE, create_run, load_config, write_atomic, write_json
+from ffrl.saved_config import from_dict, to_dict
 from tests.training.runs import at_moments_of_a_save, listing, short_run
 
 OLD, NEW = b"old\n" * 1000, b"new\n" * 2000

@@ -1,0 +1,107 @@
+"""Several processes that train one model, as torchrun starts them; one process alone is the case of one rank.
+
+Every rank holds the whole model and an equal share of each joint batch. Gradients are averaged by
+DistributedDataParallel; what else has to agree is here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ffrl.errors import ArgumentError, DistributedError, FfrlError
+
+Result = TypeVar("Result")
+
+
+def requested_ranks() -> int:
+    """The number of processes that torchrun has started, from its variable WORLD_SIZE; 1 without it."""
+    text = os.environ.get("WORLD_SIZE", "1")
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentError("WORLD_SIZE", repr(text), "an integer >= 1, as torchrun sets it")
+    return int(text)
+
+
+def num_ranks() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number, 0..num_ranks()-1; rank 0 writes."""
+    return dist.get_rank() if num_ranks() > 1 else 0
+
+
+@contextlib.contextmanager
+def joined(device: torch.device) -> Iterator[None]:
+    """Be one of the processes that torchrun has started: NCCL between GPUs, gloo between CPUs.
+
+    Raises:
+        DistributedError: they could not be joined, or one of them is gone.
+    """
+    if requested_ranks() == 1 or num_ranks() > 1:
+        yield
+        return
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    with lost_ranks_reported("at the start"):
+        dist.init_process_group(backend, device_id=device if device.type == "cuda" else None)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def lost_ranks_reported(when: str) -> Iterator[None]:
+    """Turn the failure of a collective operation, by which one learns that another process is gone, into an error."""
+    try:
+        yield
+    except RuntimeError as error:  # DistBackendError is one; gloo's own errors have no type of their own
+        text = str(error)
+        if requested_ranks() == 1 or not (isinstance(error, dist.DistError) or "gloo" in text or "NCCL" in text):
+            raise
+        raise DistributedError(rank(), num_ranks(), when, text.partition("\n")[0]) from error
+
+
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """The mean of a tensor over all ranks, with its gradient; the tensor itself where there is one.
+
+    Where every rank uses the mean alike, the average that DistributedDataParallel takes of the gradients is that of
+    one process with the joint batch.
+    """
+    if num_ranks() == 1:
+        return value
+    from torch.distributed.nn.functional import all_reduce
+
+    return all_reduce(value) / num_ranks()
+
+
+def together(action: Callable[[], Result]) -> Result:
+    """Do something on every rank and go on only if it has succeeded on all.
+
+    Raises:
+        FfrlError: rank 0 raises the first error of all ranks, and so tells of it.
+        SystemExit: the others end with the exit code of an error, silently.
+    """
+    if num_ranks() == 1:
+        return action()
+    result: Any = None
+    error: FfrlError | None = None
+    try:
+        result = action()
+    except FfrlError as raised:
+        error = raised
+    errors: list[Any] = [None] * num_ranks()
+    with lost_ranks_reported("at the start"):
+        dist.all_gather_object(errors, None if error is None else str(error))
+    failed = [number for number, text in enumerate(errors) if text is not None]
+    if not failed:
+        return result
+    if rank() != 0:
+        raise SystemExit(2)
+    raise error if error is not None else FfrlError(f"process {failed[0]}: {errors[failed[0]]}")

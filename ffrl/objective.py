@@ -1,0 +1,59 @@
+"""The loss of a training batch as one module, and the random draws that go into it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ffrl.config import TrainConfig
+from ffrl.distributed import num_ranks, rank
+from ffrl.losses import sequence_losses
+from ffrl.models import SequenceVAE
+from ffrl.models.choice import draw_gumbel
+from ffrl.records import SequenceBatch
+from ffrl.supervision import is_labelled, supervise
+
+
+class Draws(NamedTuple):
+    """The noise of one iteration."""
+
+    gumbel: Tensor | None  # (B, K) of k, where it is drawn
+    noise: Tensor  # (B, D) standard normal, of z_0
+
+
+class TrainingObjective(nn.Module):
+    """The weighted terms of the loss of a batch: what DistributedDataParallel wraps.
+
+    Args:
+        model: what is trained.
+        config: of the run.
+    """
+
+    def __init__(self, model: SequenceVAE, config: TrainConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+
+    def draw(self, iteration: int) -> Draws:
+        """The noise of an iteration (1-based), from torch's generator.
+
+        Each rank draws that of the joint batch and keeps its own rows, so that the generators of all ranks stay equal
+        and the joint batch gets the noise that it would get in one process. (Only Hutchinson's signs are drawn within
+        the op, the same on every rank.)
+        """
+        ranks, batch_size = num_ranks(), self.config.batch_size
+        device = self.model.prior.diffusivity.device
+        gumbel = None
+        if not is_labelled(self.config.supervision, iteration):
+            gumbel = draw_gumbel(ranks * batch_size, self.model.num_potentials, device=device)[rank() :: ranks]
+        noise = torch.randn(ranks * batch_size, self.model.config.latent_dim, device=device)[rank() :: ranks]
+        return Draws(gumbel, noise)
+
+    def forward(self, x: Tensor, k: Tensor, draws: Draws, iteration: int) -> dict[str, Tensor]:
+        """Terms by name, each a scalar, of sequences x (B, T+1, C, I, I) and their k (B,)."""
+        batch = SequenceBatch(x, k)
+        choice, index_terms = supervise(self.model, batch, self.config, iteration, draws.gumbel)
+        losses = sequence_losses(self.model, batch, self.config.loss, draws.noise, choice)
+        return {**losses.terms(self.config.loss), **index_terms}
