@@ -74,11 +74,26 @@ def mean_over_ranks(value: Tensor) -> Tensor:
     Where every rank uses the mean alike, the average that DistributedDataParallel takes of the gradients is that of
     one process with the joint batch.
     """
-    if num_ranks() == 1:
-        return value
-    from torch.distributed.nn.functional import all_reduce
+    return value if num_ranks() == 1 else MeanOverRanks.apply(value)  # type: ignore[no-any-return]
 
-    return all_reduce(value) / num_ranks()
+
+class MeanOverRanks(torch.autograd.Function):
+    """``mean_over_ranks`` of several; its adjoint is the mean of the cotangents."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        return averaged(value)
+
+    @staticmethod
+    def backward(ctx: Any, v_mean: Tensor) -> Tensor:  # type: ignore[override]
+        return averaged(v_mean)
+
+
+def averaged(value: Tensor) -> Tensor:
+    """The mean over all ranks, without a gradient."""
+    mean = value.detach().clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(mean)
+    return mean / num_ranks()
 
 
 def together(action: Callable[[], Result]) -> Result:

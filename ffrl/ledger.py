@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from ffrl.distributed import num_ranks
+from ffrl.distributed import averaged, num_ranks
 from ffrl.errors import TrainingDiverged
 
 
@@ -28,8 +27,7 @@ class LossLedger:
         """Enter the values of an iteration; whether any value so far was not finite, a float32 scalar 0 or 1."""
         entered = torch.stack([*(value.detach().float() for value in values.values()), self._flag(stopping)])
         if num_ranks() > 1:
-            dist.all_reduce(entered)
-            entered /= num_ranks()
+            entered = averaged(entered)
         if not self.names:
             self.names = [*values]
             sums = [self._saved.get(name, 0.0) for name in self.names]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import logging
 import math
 import platform
@@ -76,12 +77,11 @@ def in_parallel(objective: TrainingObjective, device: torch.device) -> torch.nn.
     """The objective, its gradients averaged over all processes where there are several."""
     if num_ranks() == 1:
         return objective
-    return torch.nn.parallel.DistributedDataParallel(
-        objective,
-        device_ids=[device.index] if device.type == "cuda" else None,
-        broadcast_buffers=False,  # constants
-        gradient_as_bucket_view=True,
-    )
+    ddp = torch.nn.parallel.DistributedDataParallel
+    known = inspect.signature(ddp).parameters
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # renamed in 2.13
+    device_ids = [device.index] if device.type == "cuda" else None
+    return ddp(objective, device_ids, gradient_as_bucket_view=True, **{buffers: False})  # type: ignore[arg-type]
 
 
 class Trainer:
