@@ -96,6 +96,7 @@ struct ForwardPass {
     void squares_by_gram(int64_t block, int64_t chunk, int64_t slot) const {
         const KeptBlock<T> kept(w.kept, s, block);
         const int64_t k = p.rows.block_k[block], h1 = s.hidden1, chunks = chunks_of(s);
+        const int rows = rows_in_block(p.rows, block);
         const T* gram = p.gram + k * p.gram_size;
         T *d1 = w.slot(slot, 0), *x = w.slot(slot, 1);
         T* e = w.e_parts + (block * chunks + chunk) * h1 * kBlock;
@@ -110,30 +111,45 @@ struct ForwardPass {
 #pragma GCC unroll 8
                 for (int lane = 0; lane < kBlock; lane += S::width)
                     store<S>(x + i * kBlock + lane, load<S>(d1 + i * kBlock + lane) * weight2[i]);
-            for (int lane = 0; lane < kBlock; lane += 2 * S::width) {
-                const ptrdiff_t unit = j * kBlock + lane;
-                const V c[2] = {unit2(load<S>(kept.h2 + unit), weight3).c,
-                                unit2(load<S>(kept.h2 + unit + S::width), weight3).c};
-                V squares[2] = {};
-                for_panels<S>(h1, [&](auto height, ptrdiff_t first) FFRL_LAMBDA {
-                    constexpr int kHeight = decltype(height)::value;
-                    Tile<S, kHeight> y;
-                    y.add_packed(h1, gram + first * h1, x + lane);
-#pragma GCC unroll 16
-                    for (int r = 0; r < kHeight; ++r)
-                        if (first + r < h1)
-#pragma GCC unroll 2
-                            for (int v = 0; v < 2; ++v) {
-                                const ptrdiff_t at = (first + r) * kBlock + lane + v * S::width;
-                                squares[v] = fma<V>(load<S>(x + at), y.y[r][v], squares[v]);
-                                store<S>(e + at,
-                                         fma<V>(c[v] * weight2[first + r], y.y[r][v], load<S>(e + at)));
-                            }
-                });
-                store<S>(kept.s + unit, squares[0]);
-                store<S>(kept.s + unit + S::width, squares[1]);
-            }
+            int lane = 0;
+            for (; lane + S::width < rows; lane += 2 * S::width)
+                unit_of_chunk(Vectors<2>{}, kept, lane, j, weight2, weight3, gram, x, e);
+            for (; lane < rows; lane += S::width)
+                unit_of_chunk(Vectors<1>{}, kept, lane, j, weight2, weight3, gram, x, e);
+            for (; lane < kBlock; lane += S::width) store<S>(kept.s + j * kBlock + lane, V{});
         }
+    }
+
+    template <int kVectors>
+    struct Vectors {};
+
+    // S_j of the rows in kVectors vectors of lanes, and what unit j adds to their e
+    template <int kVectors>
+    FFRL_INLINE void unit_of_chunk(Vectors<kVectors>, const KeptBlock<T>& kept, int lane, int64_t j,
+                                   const T* weight2, T weight3, const T* gram, const T* x, T* e) const {
+        const int64_t h1 = s.hidden1;
+        V c[kVectors], squares[kVectors];
+#pragma GCC unroll 2
+        for (int v = 0; v < kVectors; ++v) {
+            c[v] = unit2(load<S>(kept.h2 + j * kBlock + lane + v * S::width), weight3).c;
+            squares[v] = V{};
+        }
+        for_panels<S>(h1, [&](auto height, ptrdiff_t first) FFRL_LAMBDA {
+            constexpr int kHeight = decltype(height)::value;
+            Tile<S, kHeight, kVectors> y;
+            y.add_packed(h1, gram + first * h1, x + lane);
+#pragma GCC unroll 16
+            for (int r = 0; r < kHeight; ++r)
+                if (first + r < h1)
+#pragma GCC unroll 2
+                    for (int v = 0; v < kVectors; ++v) {
+                        const ptrdiff_t at = (first + r) * kBlock + lane + v * S::width;
+                        squares[v] = fma<V>(load<S>(x + at), y.y[r][v], squares[v]);
+                        store<S>(e + at, fma<V>(c[v] * weight2[first + r], y.y[r][v], load<S>(e + at)));
+                    }
+        });
+#pragma GCC unroll 2
+        for (int v = 0; v < kVectors; ++v) store<S>(kept.s + j * kBlock + lane + v * S::width, squares[v]);
     }
 
     // (11), and what the caller gets of the block's rows

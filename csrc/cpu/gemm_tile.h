@@ -34,9 +34,9 @@ struct Tile {
         }
     }
 
-    // a (kHeight, kBlock) of a block of rows, b (kBlock, kBlock): a contraction over the rows of the block
-    FFRL_INLINE void add_block(const T* __restrict a, const T* __restrict b) {
-        for (int k = 0; k < kBlock; ++k) {
+    // a (kHeight, kBlock) of a block of rows, b (kBlock, kBlock): a contraction over the block's first rows
+    FFRL_INLINE void add_block(const T* __restrict a, const T* __restrict b, int rows = kBlock) {
+        for (int k = 0; k < rows; ++k) {
             V column[kVectors];
 #pragma GCC unroll 2
             for (int v = 0; v < kVectors; ++v) column[v] = load<S>(b + k * kBlock + v * S::width);
@@ -195,26 +195,29 @@ FFRL_INLINE void scale_by_weight1(typename S::Scalar* x, const typename S::Scala
 // Tiles of the symmetric product Σ_blocks a b that touch its lower half, in columns of one panel:
 // consume(tile, i, left, column) gets rows from i and columns from left = 32 panel + column. a
 // [blocks][a_stride] with (rows, kBlock) in each, and one more row readable; b (blocks * kBlock, kBlock), the
-// panel's columns.
+// panel's columns. Of the last block only `last_rows` rows count.
 template <class S, class Consume>
 FFRL_INLINE void symmetric_panel(ptrdiff_t rows, ptrdiff_t panel, ptrdiff_t blocks,
                                  const typename S::Scalar* a, ptrdiff_t a_stride, const typename S::Scalar* b,
-                                 Consume consume) {
+                                 Consume consume, int last_rows = kBlock) {
     for (int column = 0; column < kBlock; column += 2 * S::width) {
         const ptrdiff_t left = panel * kBlock + column, top = left / S::height * S::height;
         if (top >= rows) return;
+        const auto add_blocks = [&](auto& tile, ptrdiff_t i) FFRL_LAMBDA {
+            for (ptrdiff_t block = 0; block < blocks; ++block)
+                tile.add_block(a + block * a_stride + i * kBlock, b + block * kBlock * kBlock + column,
+                               block + 1 < blocks ? kBlock : last_rows);
+        };
         for_panels<S>(rows - top, [&](auto height, ptrdiff_t offset) FFRL_LAMBDA {
             constexpr int kHeight = decltype(height)::value;
             const ptrdiff_t i = top + offset;
             if (i + kHeight <= left + S::width) {  // the second vector lies above the diagonal
                 Tile<S, kHeight, 1> tile;
-                for (ptrdiff_t block = 0; block < blocks; ++block)
-                    tile.add_block(a + block * a_stride + i * kBlock, b + block * kBlock * kBlock + column);
+                add_blocks(tile, i);
                 consume(tile, i, left, column);
             } else {
                 Tile<S, kHeight, 2> tile;
-                for (ptrdiff_t block = 0; block < blocks; ++block)
-                    tile.add_block(a + block * a_stride + i * kBlock, b + block * kBlock * kBlock + column);
+                add_blocks(tile, i);
                 consume(tile, i, left, column);
             }
         });

@@ -61,10 +61,11 @@ struct GramVjp {
                        T* gram_sums) const {
         const T* gram_lower =
             w.prepared.gram_lower + k * w.prepared.gram_lower_size + panel * s.hidden1 * kBlock;
-        symmetric_panel<S>(s.hidden1, panel, end - begin, w.d1 + begin * s.hidden1 * kBlock,
-                           s.hidden1 * kBlock, work.scaled,
-                           [&](const auto& tile, ptrdiff_t i, ptrdiff_t left, int column)
-                               FFRL_LAMBDA { consume(tile, i, left, column, gram_lower, work, gram_sums); });
+        symmetric_panel<S>(
+            s.hidden1, panel, end - begin, w.d1 + begin * s.hidden1 * kBlock, s.hidden1 * kBlock, work.scaled,
+            [&](const auto& tile, ptrdiff_t i, ptrdiff_t left, int column)
+                FFRL_LAMBDA { consume(tile, i, left, column, gram_lower, work, gram_sums); },
+            rows_in_block(w.prepared.rows, end - 1));
     }
 
     // T_j's tile, rows from i and columns from left: W2bar[j] takes (T∘G) W2[j] from both halves, Gbar takes

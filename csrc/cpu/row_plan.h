@@ -33,6 +33,13 @@ struct RowPlan {
     int64_t tasks;
 };
 
+// Rows of a block; what follows them is padding.
+inline int rows_in_block(const RowPlan& plan, int64_t block) {
+    int rows = kRowsPerBlock;
+    while (rows > 0 && plan.slot_row[block * kRowsPerBlock + rows - 1] < 0) --rows;
+    return rows;
+}
+
 constexpr int64_t kNoPotential = -1;
 
 // Fills the plan; k null means that all rows are of k_all. Rows of kNoPotential are in no block where
