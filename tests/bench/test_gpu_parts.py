@@ -12,12 +12,13 @@ import torch
 
 from bench import closed_form
 from bench.cases import CASES
-from bench.gpu import build, ceilings, check, check_case, environment, measure, stopwatch, training
+from bench.gpu import build, ceilings, check, check_case, environment, measure, stopwatch
 from bench.gpu.benchmark import BOTH, FORWARD, TF32_TOLERANCE, Contender
 from bench.gpu.lines import Lines, read_lines
 from bench.gpu.parity import worst_error
 from bench.gpu.part import Deadline
 from bench.gpu.registry import BENCHMARKS
+from bench.training_iteration import Iteration, build_model
 from ffrl.ops import analytic
 from ffrl.trainer import Trainer
 
@@ -122,7 +123,7 @@ def test_an_iteration_is_that_of_the_trainer(tmp_path: Path):
     config = dataclasses.replace(problem.config, backend="analytic", device="cpu", **folder)
     trainer = Trainer(config)
     trainer.data = problem.data
-    iteration = training.Iteration(problem, training.build_model(config, "analytic"))
+    iteration = Iteration(problem, build_model(config, "analytic"))
     for seed in range(3):
         torch.manual_seed(seed)
         wanted = list(trainer.step().values())
