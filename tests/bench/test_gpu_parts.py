@@ -19,6 +19,7 @@ from bench.gpu.parity import worst_error
 from bench.gpu.part import Deadline
 from bench.gpu.registry import BENCHMARKS
 from bench.training_iteration import Iteration, build_model
+from ffrl.config import SupervisionConfig
 from ffrl.ops import analytic
 from ffrl.trainer import Trainer
 
@@ -117,10 +118,13 @@ def test_the_worst_error_is_found():
     assert worst_error([{"u": torch.ones(3)}], wanted)[0] == float("inf")
 
 
-def test_an_iteration_is_that_of_the_trainer(tmp_path: Path):
+@pytest.mark.parametrize("mode", ["supervised", "weak"])
+def test_an_iteration_is_that_of_the_trainer(mode: Any, tmp_path: Path):
     problem = BENCHMARKS["training"].problem("tiny", CPU)
+    config = dataclasses.replace(problem.config, supervision=SupervisionConfig(mode=mode))
+    problem = problem._replace(config=config)
     folder = {"out": tmp_path / "run", "data": "digits", "tensorboard": False}
-    config = dataclasses.replace(problem.config, backend="analytic", device="cpu", **folder)
+    config = dataclasses.replace(config, backend="analytic", device="cpu", **folder)
     trainer = Trainer(config)
     trainer.data = problem.data
     iteration = Iteration(problem, build_model(config, "analytic"))
