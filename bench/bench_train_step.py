@@ -7,6 +7,7 @@ computes the same loss gives other terms.
 from __future__ import annotations
 
 import argparse
+import functools
 import shlex
 import sys
 from collections.abc import Sequence
@@ -139,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device, backend, rounds = arguments.device, arguments.backend, arguments.rounds
-    wait = torch.cuda.synchronize if device.type == "cuda" else no_wait
+    wait = functools.partial(torch.cuda.synchronize, device) if device.type == "cuda" else no_wait
     command = shlex.join(["python", "-m", "bench.bench_train_step", *given])
     facts = machine()
     facts["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else facts["cpu"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch._C._autograd import DeviceType
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.timing import Call
@@ -23,18 +24,16 @@ class OperatorCalls(TorchDispatchMode):
 
 
 def operator_calls(call: Call) -> int:
-    """Of one call, after another one in which what is made once is made."""
-    call()
+    """Of one call."""
     with OperatorCalls() as calls:
         call()
     return calls.count
 
 
 def kernel_launches(call: Call) -> int:
-    """Kernels, copies and fills that one call gives to the GPU, by torch's profiler, after another call."""
-    call()
+    """Kernels, copies and fills that one call gives to the GPU, by torch's profiler."""
     torch.cuda.synchronize()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         call()
         torch.cuda.synchronize()
-    return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in profile.events())
+    return sum(event.device_type == DeviceType.CUDA for event in profile.events() or ())

@@ -33,6 +33,12 @@ class Part(NamedTuple):
         cotangents = [output.detach() for output in outputs]
         torch.autograd.grad(outputs, self.sources, cotangents, allow_unused=True)
 
+    def run(self) -> None:
+        """Forward, and backward where there is one."""
+        outputs = self.forward()
+        if self.sources:
+            self.backward(outputs)
+
 
 def discarding(call: Callable[[], object]) -> Callable[[], Sequence[Tensor]]:
     """The call, for a part without gradients."""

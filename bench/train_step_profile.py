@@ -29,6 +29,7 @@ class PartFigures(NamedTuple):
     forward: Timing | None
     backward: Timing | None
     flops: PartFlops | None
+    calls: int  # operators of both
 
     @property
     def milliseconds(self) -> float | None:
@@ -71,51 +72,63 @@ def timed(part: Part, wait: Call) -> list[float]:
     return [1e3 * (middle - start), 1e3 * (time.perf_counter() - middle)]
 
 
-def time_parts(problem: Problem, backend: str, rounds: int, wait: Call) -> tuple[list[PartFigures], Timing, float]:
-    """Figures of every part, the whole iteration, and GFLOP/s of sgemm.
+def time_parts(
+    problem: Problem, backend: str, rounds: int, wait: Call
+) -> tuple[dict[str, list[Timing]], Timing, float]:
+    """Times of every part, forward and where there is one backward; of the whole iteration; and GFLOP/s of sgemm.
 
     In every round: sgemm, the whole, and each part once in the order of the iteration, so that a part finds in the
     caches what it finds there in an iteration, or about that.
     """
     whole = iteration(FFRL, problem, backend)
     whole()
-    parts, flops = parts_of(whole), part_flops(problem.config)
-    fixed = [Part("sgemm", discarding(sgemm_call(SGEMM_SIZE, problem.data.device))), Part("whole", discarding(whole))]
-    samples: dict[str, list[list[float]]] = {part.name: [] for part in (*fixed, *parts)}
+    sgemm = sgemm_call(SGEMM_SIZE, problem.data.device)
+    parts = [Part("sgemm", discarding(sgemm)), Part("whole", discarding(whole)), *parts_of(whole)]
+    samples: dict[str, list[list[float]]] = {part.name: [] for part in parts}
     for number in range(WARM_UP_ROUNDS + rounds):
-        for part in (*fixed, *parts):
+        for part in parts:
             taken = timed(part, wait)
             if number >= WARM_UP_ROUNDS:
                 samples[part.name].append(taken)
-
-    def timings(name: str) -> list[Timing | None]:
-        found: list[Timing | None] = [summary(list(values), 1) for values in zip(*samples[name], strict=True)]
-        return [*found, None][:2]
-
-    figures = [PartFigures(part.name, *timings(part.name), flops.get(part.name)) for part in parts]
-    sgemm, total = (timings(part.name)[0] for part in fixed)
-    assert sgemm is not None and total is not None
-    return figures, total, 2 * SGEMM_SIZE**3 / sgemm.median / 1e6
+    timings = {
+        name: [summary(list(values), 1) for values in zip(*taken, strict=True)] for name, taken in samples.items()
+    }
+    (rate,), (total,) = timings.pop("sgemm"), timings.pop("whole")
+    return timings, total, 2 * SGEMM_SIZE**3 / rate.median / 1e6
 
 
-def count_calls(case: TrainCase, backend: str, device: torch.device) -> tuple[dict[str, int], dict[str, int]]:
-    """Operators, and on a GPU kernels, of an iteration on a few sequences, by contender."""
+class Counts(NamedTuple):
+    """Of an iteration on a few sequences."""
+
+    parts: dict[str, int]  # operators of each part of ours
+    calls: dict[str, int]  # operators, by contender
+    launches: dict[str, int]  # kernels on a GPU, by contender
+
+
+def count(case: TrainCase, backend: str, device: torch.device) -> Counts:
     problem = problem_of(case, device)
     problem = problem._replace(config=dataclasses.replace(case.config, batch_size=COUNTED_SEQUENCES))
-    calls, launches = {}, {}
+    counts = Counts({}, {}, {})
     for name in COUNTED:
         call = iteration(name, problem, backend)
-        calls[name] = operator_calls(call)
+        call()  # what is made once is made
+        counts.calls[name] = operator_calls(call)
         if device.type == "cuda":
-            launches[name] = kernel_launches(call)
-    return calls, launches
+            counts.launches[name] = kernel_launches(call)
+        if name == FFRL:
+            for part in parts_of(call):
+                counts.parts[part.name] = operator_calls(part.run)
+    return counts
 
 
 def profile(case: TrainCase, backend: str, device: torch.device, rounds: int, wait: Call) -> Profile:
     """Of a case with k given; without times on a device that is not one of the case."""
-    calls, launches = count_calls(case, backend, device)
+    counts, flops = count(case, backend, device), part_flops(case.config)
+    timings, whole, gflops = {}, None, None
     if device.type in case.devices:
-        parts, whole, gflops = time_parts(problem_of(case, device), backend, rounds, wait)
-        return Profile(case, parts, whole, gflops, calls, launches)
-    parts = [PartFigures(name, None, None, flops) for name, flops in part_flops(case.config).items()]
-    return Profile(case, parts, None, None, calls, launches)
+        timings, whole, gflops = time_parts(problem_of(case, device), backend, rounds, wait)
+    parts = []
+    for name, calls in counts.parts.items():
+        forward, backward = [*timings.get(name, []), None, None][:2]
+        parts.append(PartFigures(name, forward, backward, flops.get(name), calls))
+    return Profile(case, parts, whole, gflops, counts.calls, counts.launches)

@@ -20,7 +20,10 @@ COLUMNS = (
     "iterations/s",
     "sgemm, GFLOP/s",
 )
-PROFILE_COLUMNS = ("case", "part", "forward, ms", "backward, ms", "of the iteration", "GFLOP", "of sgemm")
+PROFILE_COLUMNS = (
+    *("case", "part", "forward, ms", "backward, ms", "of the iteration"),
+    *("GFLOP", "of sgemm", "operator calls"),
+)
 
 
 class StepFigures(NamedTuple):
@@ -80,21 +83,25 @@ def profile_lines(profile: Profile) -> list[str]:
         flops = NONE if part.flops is None else f"{sum(part.flops) / 1e9:.4g}"
         rate = percent(part_rate(part, profile.sgemm_gflops))
         times = (milliseconds(part.forward), milliseconds(part.backward))
-        rows.append(line(profile.case.name, part.part, *times, percent(profile.share(part.part)), flops, rate))
+        rows.append(
+            line(profile.case.name, part.part, *times, percent(profile.share(part.part)), flops, rate, str(part.calls))
+        )
+    name, calls = profile.case.name, str(profile.calls[FFRL])
     total = f"{profile.flops / 1e9:.4g}"
     if profile.whole is None or profile.sgemm_gflops is None:
-        rows.append(line(profile.case.name, "all products", NONE, NONE, NONE, total, NONE))
+        rows.append(line(name, "whole iteration", NONE, NONE, "100 %", total, NONE, calls))
     else:
         whole = profile.whole.median
         forward = sum(part.forward.median for part in profile.parts if part.forward)
         backward = sum(part.backward.median for part in profile.parts if part.backward)
         rest = whole - forward - backward
+        counted = str(sum(part.calls for part in profile.parts))
         explained = percent((forward + backward) / whole)
         rate = percent(profile.flops / whole / 1e6 / profile.sgemm_gflops)
         rows += [
-            line(profile.case.name, "sum of the parts", f"{forward:.4g}", f"{backward:.4g}", explained, NONE, NONE),
-            line(profile.case.name, "rest, not explained", f"{rest:.4g}", NONE, percent(rest / whole), NONE, NONE),
-            line(profile.case.name, "whole iteration", milliseconds(profile.whole), NONE, "100 %", total, rate),
+            line(name, "sum of the parts", f"{forward:.4g}", f"{backward:.4g}", explained, NONE, NONE, counted),
+            line(name, "rest, not explained", f"{rest:.4g}", NONE, percent(rest / whole), NONE, NONE, NONE),
+            line(name, "whole iteration", milliseconds(profile.whole), NONE, "100 %", total, rate, calls),
         ]
     return rows
 
@@ -128,6 +135,7 @@ def profile_json(profile: Profile) -> dict[str, Any]:
             "flops": None if part.flops is None else part.flops._asdict(),
             "share": profile.share(part.part),
             "share_of_sgemm": part_rate(part, profile.sgemm_gflops),
+            "calls": part.calls,
         }
         for part in profile.parts
     ]

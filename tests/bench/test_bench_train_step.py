@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import bench_train_step, timing, train_step_cases, train_step_profile
+from bench import bench_train_step, frame_vae, timing, train_step_cases, train_step_profile
 from bench.contenders import ParityError
-from bench.frame_vae import OFFSET, FrameVAE, decoding_terms, vae_terms
+from bench.frame_vae import FrameVAE, decoding_terms, vae_terms
 from bench.operator_calls import operator_calls
 from bench.plain_training import gradient, hessian_sum, laplacian, plain_terms, surrogate_terms
 from bench.train_step_cases import CASE_OF, COMPARED, OBJECTIVES, TINY, TrainCase, iteration, problem_of, weak
@@ -105,9 +105,9 @@ def test_the_surrogate_is_the_sum_of_the_hessian_and_changes_kl_t_alone():
     assert found.keys() == wanted.keys() and differing == {"kl_t"} == COMPARED["surrogate"]
 
 
-@pytest.mark.parametrize("field", ["log_det", "pde"])
-def test_what_is_not_written_out_plainly_is_refused(field: str):
-    config = dataclasses.replace(TINY.config, loss=LossConfig(**{field: "exact" if field == "log_det" else "heat"}))
+@pytest.mark.parametrize(("field", "loss"), [("log_det", LossConfig(log_det="exact")), ("pde", LossConfig(pde="heat"))])
+def test_what_is_not_written_out_plainly_is_refused(field: str, loss: LossConfig):
+    config = dataclasses.replace(TINY.config, loss=loss)
     problem = make_problem(config, CPU, 3)
     with pytest.raises(ArgumentError, match=f"loss.{field}"):
         plain_terms(build_model(config, "oracle"), problem.batch, config, 1, problem.noise)
@@ -115,7 +115,8 @@ def test_what_is_not_written_out_plainly_is_refused(field: str):
         plain_terms(build_model(TINY.config, "oracle"), problem.batch, weak(TINY.config), 1)
 
 
-def test_the_vae_encodes_every_frame_and_the_floor_the_first():
+def test_the_vae_encodes_every_frame_and_the_floor_the_first(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(frame_vae, "OFFSET", 1.0)
     problem = problem_of(TINY, CPU)
     x = problem.batch.x
     model = FrameVAE(build_model(problem.config, "oracle"))
@@ -142,7 +143,7 @@ def test_the_vae_encodes_every_frame_and_the_floor_the_first():
 
     z0, kl = model.sample(x[:, 0], noise[:8])
     steps = torch.arange(9.0)[:, None]
-    decoded = torch.stack([model.decoder(z + OFFSET * steps) for z in z0])
+    decoded = torch.stack([model.decoder(z + steps) for z in z0])
     wanted = (decoded - x).square().sum() / 8 / 2 + 9 * constant
     torch.testing.assert_close(first["reconstruction"], wanted)
     torch.testing.assert_close(first["kl_0"], kl.mean())
@@ -269,6 +270,10 @@ def test_the_profile_has_every_part(capsys: pytest.CaptureFixture[str], tmp_path
     wanted = shares["rollout"] + shares["derivatives"] + shares["initial velocity"]
     assert profile["potentials_share"] == pytest.approx(wanted)
     assert f"tiny, potentials: {100 * wanted:.3g} % of the iteration; with the force" in shown
+    assert all(len(row) == len(bench_train_step.PROFILE_COLUMNS) for row in rows)
+    counted = sum(part["calls"] for part in profile["parts"])
+    assert rows[-3][7] == str(counted) and rows[-1][7] == str(profile["calls"]["ffrl"])
+    assert profile["calls"]["ffrl"] == pytest.approx(counted, rel=0.15)
     assert 0 < profile["calls"]["ffrl"] < profile["calls"]["surrogate"] < profile["calls"]["plain"]
     assert f"ffrl {profile['calls']['ffrl']} (1x), plain" in shown
 
@@ -281,7 +286,8 @@ def test_without_the_device_of_the_case_the_profile_is_by_flops(
     bench_train_step.main(["--cases", "tiny", "--profile"])
     shown = capsys.readouterr().out
     rows, flops = rows_of(shown), part_flops(TINY.config)
-    assert {row[1] for row in rows} == {*flops, "all products"} and all(row[2:4] == ["-", "-"] for row in rows)
+    assert tuple(row[1] for row in rows) == (*PARTS, "whole iteration")
+    assert all(row[2:4] == ["-", "-"] and int(row[7]) > 0 for row in rows)
     total = sum(map(sum, flops.values()))
     assert rows[-1][5] == f"{total / 1e9:.4g}"
     share = 100 * sum(sum(flops[name]) for name in ("rollout", "derivatives", "initial velocity")) / total
