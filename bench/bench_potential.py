@@ -104,6 +104,19 @@ def positive(text: str) -> int:
     return value
 
 
+def check_json(parser: argparse.ArgumentParser, path: Path | None) -> None:
+    """End with an error of the command line where the file cannot be written: now rather than after the measurement."""
+    if path is None:
+        return
+    if path.is_dir():
+        parser.error(f"--json: {path} is a folder")
+    try:
+        check_writable(path.absolute().parent)
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+    except (OSError, OutputError) as error:
+        parser.error(f"--json: {error}")
+
+
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     description, _, note = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(prog="python -m bench.bench_potential", description=description, epilog=note)
@@ -117,14 +130,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--no-memory", action="store_true", help="leave out peak memory (a process for each row)")
     parser.add_argument("--json", type=Path, default=None, metavar="PATH", help="write all numbers to this file, too")
     arguments = parser.parse_args(argv)
-    if arguments.json:  # found now rather than after the measurement
-        if arguments.json.is_dir():
-            parser.error(f"--json: {arguments.json} is a folder")
-        try:
-            check_writable(arguments.json.absolute().parent)
-            arguments.json.absolute().parent.mkdir(parents=True, exist_ok=True)
-        except (OSError, OutputError) as error:
-            parser.error(f"--json: {error}")
+    check_json(parser, arguments.json)
     return arguments
 
 

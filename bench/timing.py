@@ -30,20 +30,26 @@ class Timing(NamedTuple):
     calls_per_sample: int
 
 
-def warm_up(call: Call) -> float:
+def no_wait() -> None:
+    """For work that is over when its call returns."""
+
+
+def warm_up(call: Call, wait: Call = no_wait) -> float:
     """Call at least WARM_UP_CALLS times and for WARM_UP_MS; milliseconds of the fastest call."""
     start, fastest, calls = time.perf_counter(), math.inf, 0
     while calls < WARM_UP_CALLS or 1e3 * (time.perf_counter() - start) < WARM_UP_MS:
-        fastest = min(fastest, sample(call, 1))
+        fastest = min(fastest, sample(call, 1, wait))
         calls += 1
     return fastest
 
 
-def sample(call: Call, calls: int) -> float:
-    """Milliseconds per call, over ``calls`` calls."""
+def sample(call: Call, calls: int, wait: Call = no_wait) -> float:
+    """Milliseconds per call, over ``calls`` calls, from an idle device to an idle device."""
+    wait()
     start = time.perf_counter()
     for _ in range(calls):
         call()
+    wait()
     return 1e3 * (time.perf_counter() - start) / calls
 
 
@@ -54,16 +60,19 @@ def turns(milliseconds: float, rounds: int) -> set[int]:
     return {round(number * (rounds - 1) / (SLOW_ROUNDS - 1)) for number in range(SLOW_ROUNDS)}
 
 
-def interleaved(contenders: Mapping[str, Call], rounds: int) -> dict[str, Timing]:
-    """Time all contenders after a warm-up, one sample each a round; every other round goes in the opposite order."""
-    fastest = {name: warm_up(call) for name, call in contenders.items()}
+def interleaved(contenders: Mapping[str, Call], rounds: int, wait: Call = no_wait) -> dict[str, Timing]:
+    """Time all contenders after a warm-up, one sample each a round; every other round goes in the opposite order.
+
+    ``wait`` returns when the device has done all that it was given.
+    """
+    fastest = {name: warm_up(call, wait) for name, call in contenders.items()}
     calls = {name: max(1, math.ceil(SAMPLE_MS / max(value, 1e-6))) for name, value in fastest.items()}
     sampled = {name: turns(value, rounds) for name, value in fastest.items()}
     samples: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds):
         for name in list(contenders)[:: -1 if number % 2 else 1]:
             if number in sampled[name]:
-                samples[name].append(sample(contenders[name], calls[name]))
+                samples[name].append(sample(contenders[name], calls[name], wait))
     return {name: summary(values, calls[name]) for name, values in samples.items()}
 
 
@@ -73,7 +82,7 @@ def summary(values: list[float], calls_per_sample: int) -> Timing:
     return Timing(median, lower, upper, len(values), calls_per_sample)
 
 
-def sgemm_call(size: int) -> Call:
+def sgemm_call(size: int, device: torch.device | str = "cpu") -> Call:
     """A float32 product of two square matrices, the ceiling that rates are compared with: 2·size³ FLOPs."""
-    left, right = torch.randn(size, size), torch.randn(size, size)
+    left, right = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
     return lambda: left @ right

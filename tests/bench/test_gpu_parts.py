@@ -12,12 +12,14 @@ import torch
 
 from bench import closed_form
 from bench.cases import CASES
-from bench.gpu import build, ceilings, check, check_case, environment, measure, stopwatch, training
+from bench.gpu import build, ceilings, check, check_case, environment, measure, stopwatch
 from bench.gpu.benchmark import BOTH, FORWARD, TF32_TOLERANCE, Contender
 from bench.gpu.lines import Lines, read_lines
 from bench.gpu.parity import worst_error
 from bench.gpu.part import Deadline
 from bench.gpu.registry import BENCHMARKS
+from bench.training_iteration import Iteration, build_model
+from ffrl.config import SupervisionConfig
 from ffrl.ops import analytic
 from ffrl.trainer import Trainer
 
@@ -116,13 +118,16 @@ def test_the_worst_error_is_found():
     assert worst_error([{"u": torch.ones(3)}], wanted)[0] == float("inf")
 
 
-def test_an_iteration_is_that_of_the_trainer(tmp_path: Path):
+@pytest.mark.parametrize("mode", ["supervised", "weak"])
+def test_an_iteration_is_that_of_the_trainer(mode: Any, tmp_path: Path):
     problem = BENCHMARKS["training"].problem("tiny", CPU)
+    config = dataclasses.replace(problem.config, supervision=SupervisionConfig(mode=mode))
+    problem = problem._replace(config=config)
     folder = {"out": tmp_path / "run", "data": "digits", "tensorboard": False}
-    config = dataclasses.replace(problem.config, backend="analytic", device="cpu", **folder)
+    config = dataclasses.replace(config, backend="analytic", device="cpu", **folder)
     trainer = Trainer(config)
     trainer.data = problem.data
-    iteration = training.Iteration(problem, training.build_model(config, "analytic"))
+    iteration = Iteration(problem, build_model(config, "analytic"))
     for seed in range(3):
         torch.manual_seed(seed)
         trainer.step()

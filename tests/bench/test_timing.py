@@ -52,3 +52,18 @@ def test_a_slow_contender_is_sampled_in_few_rounds_from_first_to_last(clock: lis
 def test_quartiles_lie_within_the_samples():
     assert timing.summary([5.0, 1.0, 2.0, 4.0, 3.0], 7) == (3.0, 2.0, 4.0, 5, 7)
     assert timing.summary([6.0], 1) == (6.0, 6.0, 6.0, 1, 1)
+
+
+def test_the_device_is_waited_for_around_every_sample(clock: list[float]):
+    """Work that goes on after its call returned belongs to that call's sample."""
+    left = [0.0]
+
+    def launch() -> None:
+        left[0] += 0.05
+
+    def wait() -> None:
+        clock[0] += left[0]
+        left[0] = 0.0
+
+    found = timing.interleaved({"launched": launch, "other": launch}, 3, wait)
+    assert [figures.median for figures in found.values()] == pytest.approx([50.0, 50.0])

@@ -1,0 +1,97 @@
+"""What ``bench.bench_train_step`` compares: iterations of these configurations, by these contenders."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import torch
+
+from bench.contenders import TOLERANCE, ParityError
+from bench.frame_vae import FrameVAE, decoding_terms, vae_terms
+from bench.gpu.precision import float32_convolutions
+from bench.plain_training import plain_terms, surrogate_terms
+from bench.training_iteration import Iteration, Objective, Problem, build_model, make_problem, sequence_terms
+from ffrl.config import SupervisionConfig, TrainConfig
+from ffrl.presets import preset_config
+
+FFRL, PLAIN, SURROGATE, SUPERVISED, VAE, DECODING = "ffrl", "plain", "surrogate", "supervised", "vae", "decoding"
+OBJECTIVES: dict[str, Objective] = {
+    FFRL: sequence_terms,
+    PLAIN: plain_terms,
+    SURROGATE: surrogate_terms,
+    SUPERVISED: sequence_terms,
+    VAE: vae_terms,
+    DECODING: decoding_terms,
+}
+# Terms that are allowed to differ from ours, of the contenders that compute the same loss but for them.
+COMPARED: dict[str, frozenset[str]] = {PLAIN: frozenset(), SURROGATE: frozenset({"kl_t"})}
+PARITY_SEQUENCES = 8
+
+
+class TrainCase(NamedTuple):
+    """A configuration, who is compared at it, and the kinds of devices that it is measured on by default."""
+
+    name: str
+    config: TrainConfig
+    contenders: tuple[str, ...] = (FFRL, PLAIN, SURROGATE, VAE, DECODING)
+    devices: tuple[str, ...] = ("cpu", "cuda")
+
+    @property
+    def shape(self) -> str:
+        """Sequences x frames, latent size and width of the potentials."""
+        sequence, model = self.config.sequence, self.config.model
+        return (
+            f"{self.config.batch_size} x {sequence.num_steps + 1}, {model.latent_dim} x {model.potential_widths[0]}, "
+            f"{'mixed' if self.config.mixed_batches else 'one k'}"
+        )
+
+
+def weak(config: TrainConfig) -> TrainConfig:
+    return dataclasses.replace(config, supervision=SupervisionConfig(mode="weak"))
+
+
+def supervised(config: TrainConfig) -> TrainConfig:
+    return dataclasses.replace(config, supervision=SupervisionConfig())
+
+
+SMALL, PAPER = preset_config("small"), preset_config("paper")
+TINY = TrainCase("tiny", preset_config("tiny"))  # to try the command
+CASES = (
+    TrainCase("small", SMALL),
+    TrainCase("small-weak", weak(SMALL), (FFRL, SUPERVISED, VAE, DECODING)),
+    TrainCase("paper-b8", dataclasses.replace(PAPER, batch_size=8, mixed_batches=True), devices=("cpu",)),
+    TrainCase("paper", PAPER, devices=("cuda",)),
+)
+CASE_OF = {case.name: case for case in (*CASES, TINY)}
+
+
+def iteration(name: str, problem: Problem, backend: str) -> Iteration:
+    """The iteration of a contender, its model on the device of the problem with the weights that all have."""
+    config = supervised(problem.config) if name == SUPERVISED else problem.config
+    model: Any = build_model(config, backend).to(problem.data.device)
+    if name in (VAE, DECODING):
+        model = FrameVAE(model)
+    return Iteration(problem._replace(config=config), model, OBJECTIVES[name])
+
+
+def problem_of(case: TrainCase, device: torch.device) -> Problem:
+    return make_problem(case.config, device, PARITY_SEQUENCES)
+
+
+def check_parity(problem: Problem, names: list[str], backend: str) -> None:
+    """Raise ParityError unless the terms of all that compute the same loss agree with ours, given the same noise."""
+    compared = [name for name in names if name in COMPARED]
+    if not compared:
+        return
+    model = build_model(problem.config, backend).to(problem.data.device)
+    with float32_convolutions():
+        ours, *others = (
+            OBJECTIVES[name](model, problem.batch, problem.config, 1, problem.noise) for name in (FFRL, *compared)
+        )
+    for name, terms in zip(compared, others, strict=True):
+        for term in ours.keys() - COMPARED[name]:
+            given, wanted = float(terms[term].detach()), float(ours[term].detach())
+            error = abs(given - wanted) / max(abs(wanted), 1e-6)
+            if not error < TOLERANCE:
+                raise ParityError(f"{name}: {term} is {given:.6g} and not {wanted:.6g} as ours, off by {error:.1e}")

@@ -1,0 +1,98 @@
+"""One iteration of training on synthetic images, as ``ffrl.trainer`` does it, which imports more than PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bench.contenders import PARITY_ROWS
+from ffrl.config import TrainConfig
+from ffrl.data import TransformedImages
+from ffrl.losses import sequence_losses
+from ffrl.models import SequenceVAE
+from ffrl.records import SequenceBatch
+from ffrl.supervision import supervise
+
+NUM_IMAGES = 512
+
+Terms = dict[str, Tensor]
+# (model, batch, configuration, 1-based iteration, noise or None: drawn) -> the weighted terms whose sum is the loss.
+Objective = Callable[[Any, SequenceBatch, TrainConfig, int, Tensor | None], Terms]
+
+
+class Problem(NamedTuple):
+    config: TrainConfig
+    data: TransformedImages
+    batch: SequenceBatch  # of PARITY_ROWS sequences, or of all of a smaller batch, that results are compared on
+    noise: Tensor  # (its sequences, D)
+
+    def training_batch(self, number: int) -> SequenceBatch:
+        """The batch of an iteration."""
+        config = self.config
+        return self.data.training_batch(config.seed, number, config.batch_size, config.mixed_batches)
+
+
+def make_problem(config: TrainConfig, device: torch.device, parity_rows: int = PARITY_ROWS) -> Problem:
+    """Always the same images and noise, on the device."""
+    generator = torch.Generator().manual_seed(0)
+    size = config.model.image_size
+    images = torch.randint(0, 256, (NUM_IMAGES, size, size), dtype=torch.uint8, generator=generator)
+    data = TransformedImages(images, config.sequence, device)
+    noise = torch.randn(parity_rows, config.model.latent_dim, generator=generator).to(device)
+    return Problem(config, data, data.training_batch(config.seed, 0, parity_rows, config.mixed_batches), noise)
+
+
+def build_model(config: TrainConfig, backend: str) -> SequenceVAE:
+    """Always with the same weights."""
+    torch.manual_seed(config.seed)
+    return SequenceVAE(
+        config.model,
+        len(config.sequence.transformations),
+        backend,
+        config.precision,
+        config.loss.pde,
+        recognized_frames=None if config.supervision.mode == "supervised" else config.sequence.num_steps + 1,
+    )
+
+
+def sequence_terms(
+    model: SequenceVAE, batch: SequenceBatch, config: TrainConfig, number: int, noise: Tensor | None = None
+) -> Terms:
+    """The objective that the trainer minimises."""
+    choice, index_terms = supervise(model, batch, config, number)
+    return {**sequence_losses(model, batch, config.loss, noise, choice).terms(config.loss), **index_terms}
+
+
+class Iteration:
+    """One step of the trainer: batch, loss, gradients, their norm, the check on the host, Adam, projection.
+
+    Args:
+        problem: the data and the configuration.
+        model: whose parameters are trained, with a ``project_``.
+        objective: what is minimised.
+    """
+
+    def __init__(self, problem: Problem, model: Any, objective: Objective = sequence_terms) -> None:
+        self.problem, self.model, self.objective, self.number = problem, model, objective, 0
+        rate = problem.config.optimizer.learning_rate
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=rate, fused=True)
+
+    def __call__(self) -> list[float]:
+        self.number += 1
+        batch = self.problem.training_batch(self.number)
+        terms = self.objective(self.model, batch, self.problem.config, self.number, None)
+        loss = torch.stack(list(terms.values())).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        values = torch.stack([*(term.detach() for term in terms.values()), loss.detach(), self.gradient_norm()])
+        listed = values.tolist()
+        self.optimizer.step()
+        self.model.project_()
+        return listed
+
+    def gradient_norm(self) -> Tensor:
+        """Of all gradients as they are now."""
+        return torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
