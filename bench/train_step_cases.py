@@ -13,11 +13,14 @@ from bench.gpu.precision import float32_convolutions
 from bench.plain_training import plain_terms, surrogate_terms
 from bench.training_iteration import Iteration, Objective, Problem, build_model, make_problem, sequence_terms
 from ffrl.config import SupervisionConfig, TrainConfig
+from ffrl.models import SequenceVAE
 from ffrl.presets import preset_config
 
 FFRL, PLAIN, SURROGATE, SUPERVISED, VAE, DECODING = "ffrl", "plain", "surrogate", "supervised", "vae", "decoding"
+BFLOAT16 = "bfloat16"
 OBJECTIVES: dict[str, Objective] = {
     FFRL: sequence_terms,
+    BFLOAT16: sequence_terms,
     PLAIN: plain_terms,
     SURROGATE: surrogate_terms,
     SUPERVISED: sequence_terms,
@@ -25,7 +28,8 @@ OBJECTIVES: dict[str, Objective] = {
     DECODING: decoding_terms,
 }
 # Terms that are allowed to differ from ours, of the contenders that compute the same loss but for them.
-COMPARED: dict[str, frozenset[str]] = {PLAIN: frozenset(), SURROGATE: frozenset({"kl_t"})}
+COMPARED: dict[str, frozenset[str]] = {PLAIN: frozenset(), SURROGATE: frozenset({"kl_t"}), BFLOAT16: frozenset()}
+BFLOAT16_TOLERANCE = 2e-2
 PARITY_SEQUENCES = 8
 
 
@@ -34,7 +38,7 @@ class TrainCase(NamedTuple):
 
     name: str
     config: TrainConfig
-    contenders: tuple[str, ...] = (FFRL, PLAIN, SURROGATE, VAE, DECODING)
+    contenders: tuple[str, ...] = (FFRL, BFLOAT16, PLAIN, SURROGATE, VAE, DECODING)
     devices: tuple[str, ...] = ("cpu", "cuda")
 
     @property
@@ -59,7 +63,7 @@ SMALL, PAPER = preset_config("small"), preset_config("paper")
 TINY = TrainCase("tiny", preset_config("tiny"))  # to try the command
 CASES = (
     TrainCase("small", SMALL),
-    TrainCase("small-weak", weak(SMALL), (FFRL, SUPERVISED, VAE, DECODING)),
+    TrainCase("small-weak", weak(SMALL), (FFRL, BFLOAT16, SUPERVISED, VAE, DECODING)),
     TrainCase("paper-b8", dataclasses.replace(PAPER, batch_size=8, mixed_batches=True), devices=("cpu",)),
     TrainCase("paper", PAPER, devices=("cuda",)),
 )
@@ -69,10 +73,17 @@ CASE_OF = {case.name: case for case in (*CASES, TINY)}
 def iteration(name: str, problem: Problem, backend: str) -> Iteration:
     """The iteration of a contender, its model on the device of the problem with the weights that all have."""
     config = supervised(problem.config) if name == SUPERVISED else problem.config
-    model: Any = build_model(config, backend).to(problem.data.device)
+    model: Any = model_of(name, config, backend, problem.data.device)
     if name in (VAE, DECODING):
         model = FrameVAE(model)
     return Iteration(problem._replace(config=config), model, OBJECTIVES[name])
+
+
+def model_of(name: str, config: TrainConfig, backend: str, device: torch.device) -> SequenceVAE:
+    """Always with the same weights; encoder and decoder of "bfloat16" compute in it."""
+    model = build_model(config, backend).to(device)
+    model.vae_dtype = torch.bfloat16 if name == BFLOAT16 else None
+    return model
 
 
 def problem_of(case: TrainCase, device: torch.device) -> Problem:
@@ -81,17 +92,20 @@ def problem_of(case: TrainCase, device: torch.device) -> Problem:
 
 def check_parity(problem: Problem, names: list[str], backend: str) -> None:
     """Raise ParityError unless the terms of all that compute the same loss agree with ours, given the same noise."""
-    compared = [name for name in names if name in COMPARED]
+    compared = [name for name in names if name in COMPARED and problem.config.supervision.mode == "supervised"]
     if not compared:
         return
-    model = build_model(problem.config, backend).to(problem.data.device)
+
+    def terms_of(name: str) -> dict[str, float]:
+        model = model_of(name, problem.config, backend, problem.data.device)
+        terms = OBJECTIVES[name](model, problem.batch, problem.config, 1, problem.noise)
+        return {term: float(value.detach()) for term, value in terms.items()}
+
     with float32_convolutions():
-        ours, *others = (
-            OBJECTIVES[name](model, problem.batch, problem.config, 1, problem.noise) for name in (FFRL, *compared)
-        )
+        ours, *others = map(terms_of, (FFRL, *compared))
     for name, terms in zip(compared, others, strict=True):
         for term in ours.keys() - COMPARED[name]:
-            given, wanted = float(terms[term].detach()), float(ours[term].detach())
+            given, wanted = terms[term], ours[term]
             error = abs(given - wanted) / max(abs(wanted), 1e-6)
-            if not error < TOLERANCE:
+            if not error < (BFLOAT16_TOLERANCE if name == BFLOAT16 else TOLERANCE):
                 raise ParityError(f"{name}: {term} is {given:.6g} and not {wanted:.6g} as ours, off by {error:.1e}")

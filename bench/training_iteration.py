@@ -11,6 +11,7 @@ from torch import Tensor
 from bench.contenders import PARITY_ROWS
 from ffrl.config import TrainConfig
 from ffrl.data import TransformedImages
+from ffrl.ledger import LossLedger
 from ffrl.losses import sequence_losses
 from ffrl.models import SequenceVAE
 from ffrl.records import SequenceBatch
@@ -67,7 +68,7 @@ def sequence_terms(
 
 
 class Iteration:
-    """One step of the trainer: batch, loss, gradients, their norm, the check on the host, Adam, projection.
+    """One step of the trainer: batch, loss, gradients, their norm, the check on the device, Adam, projection.
 
     Args:
         problem: the data and the configuration.
@@ -79,19 +80,24 @@ class Iteration:
         self.problem, self.model, self.objective, self.number = problem, model, objective, 0
         rate = problem.config.optimizer.learning_rate
         self.optimizer = torch.optim.Adam(model.parameters(), lr=rate, fused=True)
+        self.ledger = LossLedger(problem.data.device)
 
-    def __call__(self) -> list[float]:
+    def __call__(self) -> None:
+        """Does not wait for the device."""
         self.number += 1
         batch = self.problem.training_batch(self.number)
         terms = self.objective(self.model, batch, self.problem.config, self.number, None)
         loss = torch.stack(list(terms.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        values = torch.stack([*(term.detach() for term in terms.values()), loss.detach(), self.gradient_norm()])
-        listed = values.tolist()
+        values = {**terms, "loss": loss, "gradient_norm": self.gradient_norm()}
+        self.optimizer.found_inf = self.ledger.add(self.number, values, stopping=False)  # type: ignore[attr-defined]
         self.optimizer.step()
         self.model.project_()
-        return listed
+
+    def values(self) -> list[float]:
+        """The terms of the last iteration, their sum and the norm of its gradient."""
+        return list(self.ledger.last().values())
 
     def gradient_norm(self) -> Tensor:
         """Of all gradients as they are now."""

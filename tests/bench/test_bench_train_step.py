@@ -190,7 +190,7 @@ def test_the_command_prints_a_table_and_writes_the_numbers(capsys: pytest.Captur
     bench_train_step.main(["--cases", "tiny", "--rounds", "1", "--json", str(path)])
     shown = capsys.readouterr().out
     rows = rows_of(shown)
-    names = ["ffrl", "plain", "surrogate", "vae", "decoding"]
+    names = ["ffrl", "bfloat16", "plain", "surrogate", "vae", "decoding"]
     assert [row[2] for row in rows] == names and all(len(row) == len(bench_train_step.COLUMNS) for row in rows)
     assert rows[0][3] == rows[0][5] == "1" and rows[0][1] == "12 x 9, 8 x 16, mixed"
     content = json.loads(path.read_text())
@@ -213,7 +213,20 @@ def test_weak_supervision_is_compared_with_k_given(monkeypatch: pytest.MonkeyPat
     problem = problem_of(case, CPU)
     drawn, given = (iteration(name, problem, "auto") for name in ("ffrl", "supervised"))
     assert drawn.model.transformation is not None and given.model.transformation is None
-    assert len(drawn()) == len(given()) + 2  # the terms "index" and "balance"
+    drawn()
+    given()
+    assert len(drawn.values()) == len(given.values()) + 2  # the terms "index" and "balance"
+
+
+def test_the_contender_in_bfloat16_computes_in_it():
+    problem = problem_of(TINY, CPU)
+    rounded, exact = (iteration(name, problem, "auto") for name in ("bfloat16", "ffrl"))
+    for seed in (0, 0):
+        for call in (rounded, exact):
+            torch.manual_seed(seed)
+            call()
+    assert rounded.values() != exact.values()
+    assert rounded.values() == pytest.approx(exact.values(), rel=1e-2)
 
 
 @pytest.mark.parametrize(
