@@ -133,6 +133,13 @@ class Trainer:
         if saved and (changed := differences(saved, config)):
             listed = "; ".join(f"{name}: saved {old!r}, now {new!r}" for name, (old, new) in changed.items())
             raise CheckpointError(f"{config.out} is of another configuration: {listed}")
+        how = config.supervision
+        if how.mode != "supervised" and how.index_loss == "prior" and not config.mixed_batches:
+            logger.warning(
+                "supervision.mode = %r in batches of one transformation: nothing keeps one potential from taking over "
+                "all sequences; mixed batches balance them",
+                how.mode,
+            )
         return config
 
     def open_run(self) -> None:

@@ -131,3 +131,11 @@ def test_evaluation_of_a_supervised_run_matches_nothing(tmp_path):
     result = json.loads((config.out / "evaluation.json").read_text())
     assert result["supervision"] == "supervised" and result["matching"] is None
     assert "recognized_equivariance_error" not in result["transformations"]["hue"]
+
+
+@pytest.mark.parametrize(
+    ("mixed", "mode", "warned"), [(False, "weak", True), (True, "weak", False), (False, "supervised", False)]
+)
+def test_weak_batches_of_one_transformation_are_warned_of(mixed, mode, warned, caplog, tmp_path):
+    Trainer(short_run(tmp_path / "run", mixed_batches=mixed, supervision=SupervisionConfig(mode)))
+    assert ("one potential from taking over" in caplog.text) == warned
