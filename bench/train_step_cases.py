@@ -64,7 +64,8 @@ TINY = TrainCase("tiny", preset_config("tiny"))  # to try the command
 CASES = (
     TrainCase("small", SMALL),
     TrainCase("small-weak", weak(SMALL), (FFRL, BFLOAT16, SUPERVISED, VAE, DECODING)),
-    TrainCase("paper-b8", dataclasses.replace(PAPER, batch_size=8, mixed_batches=True), devices=("cpu",)),
+    TrainCase("paper-b8", dataclasses.replace(PAPER, batch_size=8), devices=("cpu",)),
+    TrainCase("paper-b8-mixed", dataclasses.replace(PAPER, batch_size=8, mixed_batches=True), devices=("cpu",)),
     TrainCase("paper", PAPER, devices=("cuda",)),
 )
 CASE_OF = {case.name: case for case in (*CASES, TINY)}

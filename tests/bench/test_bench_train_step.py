@@ -257,8 +257,12 @@ def test_bad_options_are_refused_before_anything_is_measured(
 
 
 def test_default_cases_are_those_of_the_device():
-    assert [case.name for case in bench_train_step.parse([]).cases] == ["small", "small-weak", "paper-b8"]
-    assert [case.name for case in bench_train_step.parse(["--profile"]).cases] == ["small", "paper-b8"]
+    assert [case.name for case in bench_train_step.parse([]).cases] == [
+        *("small", "small-weak", "paper-b8", "paper-b8-mixed")
+    ]
+    assert [case.name for case in bench_train_step.parse(["--profile"]).cases] == [
+        *("small", "paper-b8", "paper-b8-mixed")
+    ]
     assert CASE_OF["paper"].devices == ("cuda",) and CASE_OF["paper"].config.batch_size == 128
 
 
