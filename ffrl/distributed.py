@@ -96,8 +96,8 @@ def averaged(value: Tensor) -> Tensor:
     return mean / num_ranks()
 
 
-def together(action: Callable[[], Result]) -> Result:
-    """Do something on every rank and go on only if it has succeeded on all.
+def together(action: Callable[[], Result], when: str = "at the start") -> Result:
+    """Do something on every rank and go on only if it has succeeded on all; ``when`` is for a DistributedError.
 
     Raises:
         FfrlError: rank 0 raises the first error of all ranks, and so tells of it.
@@ -112,7 +112,7 @@ def together(action: Callable[[], Result]) -> Result:
     except FfrlError as raised:
         error = raised
     errors: list[Any] = [None] * num_ranks()
-    with lost_ranks_reported("at the start"):
+    with lost_ranks_reported(when):
         dist.all_gather_object(errors, None if error is None else str(error))
     failed = [number for number, text in enumerate(errors) if text is not None]
     if not failed:
