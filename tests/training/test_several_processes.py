@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import math
+import os
+import re
 import shutil
 import signal
+import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import pytest
 
 from ffrl.checkpoint import FOLDER, checkpoint_folders, save_checkpoint
 from ffrl.config import LogDet, LossConfig, OptimizerConfig, PDEName, PriorName, SupervisionConfig, TrainConfig
 from ffrl.presets import preset_config
-from ffrl.run_folder import CONFIG_FILE, METRICS_FILE, exclusive, read_metrics
+from ffrl.run_folder import CONFIG_FILE, METRICS_FILE, SUMMARY_FILE, exclusive, read_metrics
 from ffrl.supervision import BALANCE_WEIGHT
 from ffrl.trainer import Trainer
-from tests.training.rank_jobs import NUM_RANKS, Ended, Job, run_jobs
+from tests.training.fork_server import ROOT
+from tests.training.rank_jobs import NUM_RANKS, Ended, Job, launcher, rank_environment, run_jobs
 from tests.training.runs import MODEL, command_line, listing, newest, run_differences, short_run
 
 BAD_ITERATION, SIGNAL_ITERATION = 8, 7
@@ -107,7 +114,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     out = results.out
     jobs = {name: Job(compared_run(out(name), name, NUM_RANKS)) for name in COMPARED}
     jobs |= {variant_name(variant): Job(variant_run(out(variant_name(variant)), *variant)) for variant in VARIANTS}
-    jobs["held out"] = Job(short_run(out("held out"), iterations=3, held_out_classes=(0, 3)))
+    jobs["held out"] = Job(short_run(out("held out"), iterations=3, held_out_classes=(0, 3), tensorboard=True))
     jobs["whole"] = Job(short_run(out("whole")))
     for number in range(NUM_RANKS):
         stop = {"numbers": [signal.SIGTERM], "iteration": SIGNAL_ITERATION}
@@ -179,6 +186,11 @@ def test_every_variant_trains_and_all_processes_hold_the_same(name: str, results
         assert "unused" not in ended.error.lower() and "warning" not in ended.error.lower(), ended.error
     assert newest(results.out(name)).iteration == 3
     assert all(math.isfinite(value) for line in read_metrics(results.out(name)) for value in numbers(line))
+
+
+def test_one_process_writes_for_tensorboard(results: Results) -> None:
+    results.succeeded("held out")
+    assert len(list((results.out("held out") / "tensorboard").glob("events.*"))) == 1
 
 
 def numbers(line: dict[str, Any]) -> list[float]:
@@ -255,3 +267,143 @@ def test_a_run_that_cannot_be_resumed_is_reported_once(name: str, results: Resul
     changed = {CONFIG_FILE} if name == "damaged" else set()
     after = listing(results.out(name))
     assert {file for file in after if after[file] != results.before[name].get(file)} == changed
+
+
+def started(config: TrainConfig, *more: str) -> subprocess.Popen[str]:
+    command = launcher("ffrl.train", *command_line(config, *more))
+    return subprocess.Popen(command, cwd=ROOT, env=rank_environment(), stderr=subprocess.PIPE, text=True)
+
+
+def rank_pids(process: subprocess.Popen[str]) -> list[int]:
+    """The processes that a launcher has started, in the order of their ranks."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    found: dict[int, int] = {}
+    for pid in children:
+        settings = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+        ranks = [int(setting.removeprefix("RANK=")) for setting in settings if setting.startswith("RANK=")]
+        found |= {rank: int(pid) for rank in ranks}
+    return [found[rank] for rank in range(NUM_RANKS)]
+
+
+class Interrupted(NamedTuple):
+    """A long run that something was done to."""
+
+    out: Path
+    returncode: int
+    error: str
+    seconds: float  # from then to its end
+    left: list[int]  # its processes that were still there at the end
+
+
+def interrupt(out: Path, action: Callable[[subprocess.Popen[str], list[int]], None]) -> Interrupted:
+    """Begin a run that would take hours, and do something to it when it has written a few lines."""
+    config = short_run(out, iterations=1_000_000, checkpoint_every=5, log_every=1)
+    process = started(config)
+    try:
+        metrics = out / METRICS_FILE
+        while process.poll() is None and not (metrics.exists() and metrics.read_bytes().count(b"\n") >= 12):
+            time.sleep(0.02)
+        assert process.poll() is None, process.communicate()[1]
+        pids = rank_pids(process)
+        start = time.perf_counter()
+        action(process, pids)
+        error = process.communicate(timeout=60)[1]
+        seconds = time.perf_counter() - start
+        left = [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    finally:
+        process.kill()  # the launcher's children then lose their collective operations
+    return Interrupted(out, process.returncode, error, seconds, left)
+
+
+@pytest.fixture(scope="module")
+def terminated(tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
+    """By a signal to the launcher."""
+    return interrupt(tmp_path_factory.mktemp("terminated") / "run", lambda process, _: process.terminate())
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> list[Interrupted]:
+    """Each rank in a run of its own."""
+
+    def kill(number: int) -> Interrupted:
+        out = tmp_path_factory.mktemp("killed") / "run"
+        return interrupt(out, lambda _, pids: os.kill(pids[number], signal.SIGKILL))
+
+    return [kill(number) for number in range(NUM_RANKS)]
+
+
+def test_a_signal_to_the_launcher_stops_all(terminated: Interrupted) -> None:
+    out, error = terminated.out, terminated.error
+    stopped = newest(out).iteration
+    assert terminated.left == []
+    assert terminated.seconds < 25, "the launcher kills after 30 seconds"
+    assert error.count(f"ffrl.trainer: SIGTERM: saved at iteration {stopped}; continue with --resume") == 1
+    assert "error:" not in error and "process 1 of 2" not in error
+    assert [line["iteration"] for line in read_metrics(out)] == list(range(1, stopped + 1))
+    assert json.loads((out / SUMMARY_FILE).read_text())["iteration"] == stopped
+
+
+@pytest.mark.parametrize("number", range(NUM_RANKS))
+def test_a_killed_process_ends_the_others(number: int, killed: list[Interrupted]) -> None:
+    run = killed[number]
+    assert run.returncode != 0
+    assert run.left == []
+    assert run.seconds < 20
+    lines = [line for line in run.error.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, run.error
+    survivor = 1 - number
+    told = re.match(rf"error: process {survivor} of 2 has lost another one in iteration (\d+); continue from", lines[0])
+    assert told, lines[0]
+    logged = read_metrics(run.out)[-1]["iteration"]
+    assert int(told[1]) in range(logged, logged + 3)  # the first process may be gone before it has logged one
+    own = run.error.partition("torch/distributed/elastic")[0]  # the launcher reports the failure in its own way
+    assert "Traceback" not in own
+    assert run.error.count("Traceback") <= 1
+    kept = newest(run.out).iteration
+    assert kept % 5 == 0 and logged - 10 <= kept <= logged
+
+
+def test_stopped_and_killed_runs_continue_bit_for_bit(
+    terminated: Interrupted, killed: list[Interrupted], tmp_path: Path
+) -> None:
+    """In one start: all are resumed to the same iteration, and compared with one uninterrupted run."""
+    runs = [terminated.out, *(run.out for run in killed)]
+    last = max(newest(run).iteration for run in runs) + 3
+    jobs = {}
+    for i, run in enumerate(runs):
+        shutil.copytree(run, tmp_path / str(i))
+        jobs[f"resume {i}"] = Job(argv=["--out", str(tmp_path / str(i)), "--resume", "--iterations", str(last)])
+    whole = short_run(tmp_path / "whole", iterations=last, checkpoint_every=5, log_every=1, threads=1)
+    jobs["whole"] = Job(whole)
+    for ended in run_jobs(tmp_path / "ended", jobs).values():
+        assert [one.code for one in ended] == [0, 0], ended
+    for i in range(len(runs)):
+        assert run_differences(tmp_path / str(i), whole.out) == []
+
+
+def test_the_command_writes_one_run_and_tells_of_it_once(tmp_path: Path) -> None:
+    config = short_run(tmp_path / "run", iterations=8)
+    process = started(config)
+    error = process.communicate(timeout=120)[1]
+    assert process.returncode == 0, error
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert [line["iteration"] for line in read_metrics(config.out)] == [4, 8]
+    assert [folder.name for folder in checkpoint_folders(config.out)] == ["00000005", "00000008"]
+    summary = json.loads((config.out / SUMMARY_FILE).read_text())
+    assert (summary["processes"], summary["iteration"]) == (NUM_RANKS, 8)
+    lines = error.splitlines()
+    assert len([line for line in lines if line.startswith("8/8 ")]) == 1
+    assert len([line for line in lines if "backend" in line]) == 1
+    assert "Traceback" not in error and "UserWarning" not in error
+
+
+@pytest.mark.slow  # in one start with the others above: "existing"
+def test_the_command_reports_a_bad_configuration_once(tmp_path: Path) -> None:
+    config = short_run(tmp_path / "run", iterations=1)
+    Trainer(config).run()
+    before = listing(tmp_path)
+    process = started(config)
+    error = process.communicate(timeout=120)[1]
+    assert process.returncode != 0
+    assert error.count("already holds a run") == error.count("error:") == 1
+    assert listing(tmp_path) == before
