@@ -25,6 +25,9 @@ def requested_ranks() -> int:
     text = os.environ.get("WORLD_SIZE", "1")
     if not text.isdecimal() or int(text) < 1:
         raise ArgumentError("WORLD_SIZE", repr(text), "an integer >= 1, as torchrun sets it")
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if int(text) > 1 and missing:
+        raise ArgumentError("WORLD_SIZE", text, f"1 without the variables that torchrun sets with it: {missing}")
     return int(text)
 
 

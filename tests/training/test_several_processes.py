@@ -18,8 +18,10 @@ from typing import Any, NamedTuple, get_args
 
 import pytest
 
+import ffrl.train
 from ffrl.checkpoint import FOLDER, checkpoint_folders, save_checkpoint
 from ffrl.config import LogDet, LossConfig, OptimizerConfig, PDEName, PriorName, SupervisionConfig, TrainConfig
+from ffrl.errors import ArgumentError
 from ffrl.presets import preset_config
 from ffrl.run_folder import CONFIG_FILE, METRICS_FILE, SUMMARY_FILE, exclusive, read_metrics
 from ffrl.supervision import BALANCE_WEIGHT
@@ -247,6 +249,28 @@ def test_a_bad_configuration_is_reported_once(name: str, results: Results) -> No
     assert first.error != "" and "Traceback" not in first.error
     assert second.error == ""
     assert not results.out(name).exists() and not results.out("absent").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"WORLD_SIZE": "many"}, "WORLD_SIZE = 'many' is not allowed"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE = '0' is not allowed"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "torchrun sets with it: ['LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT']"),
+    ],
+)
+def test_variables_that_torchrun_has_not_set(
+    settings: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ArgumentError, match=re.escape(words)):
+        ffrl.train.main(command_line(short_run(tmp_path / "run")))
+    with pytest.raises(ArgumentError, match=re.escape(words)):
+        Trainer(short_run(tmp_path / "run"))
+    assert list(tmp_path.iterdir()) == []
 
 
 # Run that cannot be resumed -> words of the error.
