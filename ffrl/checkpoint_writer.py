@@ -15,12 +15,14 @@ class CheckpointWriter:
     """One write at a time, in a thread of its own; what fails there is raised by the next call that waits for it."""
 
     def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._executor: ThreadPoolExecutor | None = None
         self._writing: Future[Any] | None = None
 
     def submit(self, write: Callable[[], Any]) -> None:
         """Begin a write, once the one before has ended."""
         self.wait()
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing = self._executor.submit(write)
 
     def wait(self) -> None:
@@ -30,8 +32,10 @@ class CheckpointWriter:
             writing.result()
 
     def close(self) -> None:
-        """Let a write end, and the thread with it; raises nothing."""
-        self._executor.shutdown(wait=True)
+        """Let a write end, and the thread with it; raises nothing. The next write begins another thread."""
+        executor, self._executor = self._executor, None
+        if executor is not None:
+            executor.shutdown(wait=True)
 
 
 def snapshot(checkpoint: Checkpoint) -> Checkpoint:

@@ -25,6 +25,9 @@ def requested_ranks() -> int:
     text = os.environ.get("WORLD_SIZE", "1")
     if not text.isdecimal() or int(text) < 1:
         raise ArgumentError("WORLD_SIZE", repr(text), "an integer >= 1, as torchrun sets it")
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if int(text) > 1 and missing:
+        raise ArgumentError("WORLD_SIZE", text, f"1 without the variables that torchrun sets with it: {missing}")
     return int(text)
 
 
@@ -96,8 +99,8 @@ def averaged(value: Tensor) -> Tensor:
     return mean / num_ranks()
 
 
-def together(action: Callable[[], Result]) -> Result:
-    """Do something on every rank and go on only if it has succeeded on all.
+def together(action: Callable[[], Result], when: str = "at the start") -> Result:
+    """Do something on every rank and go on only if it has succeeded on all; ``when`` is for a DistributedError.
 
     Raises:
         FfrlError: rank 0 raises the first error of all ranks, and so tells of it.
@@ -112,7 +115,7 @@ def together(action: Callable[[], Result]) -> Result:
     except FfrlError as raised:
         error = raised
     errors: list[Any] = [None] * num_ranks()
-    with lost_ranks_reported("at the start"):
+    with lost_ranks_reported(when):
         dist.all_gather_object(errors, None if error is None else str(error))
     failed = [number for number, text in enumerate(errors) if text is not None]
     if not failed:

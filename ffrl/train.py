@@ -6,14 +6,18 @@ On several GPUs, or processes: torchrun --nproc-per-node=N -m ffrl.train ...
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import io
 import logging
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from ffrl.command_line import run_command
+from ffrl.command_line import USAGE_ERROR, run_command
 from ffrl.config import PRESET_NAMES, TrainConfig
-from ffrl.errors import OutputError
+from ffrl.errors import FfrlError, OutputError
 from ffrl.presets import preset_config
 from ffrl.run_folder import load_config
 
@@ -36,8 +40,22 @@ def parse_config(argv: list[str]) -> TrainConfig:
     return tyro.cli(TrainConfig, args=argv, default=default, prog="python -m ffrl.train", description=__doc__)
 
 
+@contextlib.contextmanager
+def told_once() -> Iterator[None]:
+    """Leave it to the first process on this machine to print what all of them find alike, before they are joined."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        yield
+        return
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    except FfrlError:
+        raise SystemExit(USAGE_ERROR) from None
+
+
 def main(argv: list[str]) -> int:
-    config = parse_config(argv)
+    with told_once():
+        config = parse_config(argv)
     from ffrl.devices import resolve_device  # loads torch: not before --help has been answered
     from ffrl.distributed import joined, rank
     from ffrl.trainer import Trainer

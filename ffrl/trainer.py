@@ -102,7 +102,9 @@ class Trainer:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self.config, self.device = config, resolve_device(config.device)
-        self.images = without_classes(load_images(config.data, "train", config.data_dir), config.held_out_classes)
+        self.images = together(
+            lambda: without_classes(load_images(config.data, "train", config.data_dir), config.held_out_classes)
+        )
         self.data = TransformedImages(self.images.images, config.sequence, self.device)
         torch.manual_seed(config.seed)
         self.model = build_model(config).to(self.device)
@@ -236,10 +238,7 @@ class Trainer:
                 self.write_summary()
             return True
         with stop_on_signals() as self.signals, contextlib.ExitStack() as stack:
-            if rank() == 0:
-                stack.enter_context(exclusive(config.out))
-                if config.resume:
-                    update_config(config)
+            together(lambda: self.take_over(stack))
             if self.writer is not None:
                 stack.callback(self.writer.close)
             self.save()
@@ -248,11 +247,18 @@ class Trainer:
                 self.write_summary()
         return self.iteration == config.iterations
 
+    def take_over(self, stack: contextlib.ExitStack) -> None:
+        """Keep other runs out of the folder, and have its configuration be this one."""
+        if rank() == 0:
+            stack.enter_context(exclusive(self.config.out))
+            if self.config.resume:
+                update_config(self.config)
+
     def train(self) -> None:
         """Train until the last iteration or a signal, and save."""
         config, first = self.config, rank() == 0
         with contextlib.ExitStack() as stack:
-            metrics = MetricsLog(config.out, self.iteration, config.log_every) if first else None
+            metrics = together(lambda: MetricsLog(config.out, self.iteration, config.log_every) if first else None)
             if metrics is not None:
                 stack.callback(metrics.close)
             progress = stack.enter_context(TrainingProgress(config, self.iteration)) if first else None
@@ -270,10 +276,11 @@ class Trainer:
                     self.report(metrics, progress)
                 if self.iteration % config.checkpoint_every == 0:
                     self.save_after(metrics)
+            self.check()  # a signal may have come between two looks
             self.save_after(metrics)
             self.wait_for_writes()
-            if self.signals and first:
-                name = signal.Signals(self.signals[0]).name
+            if first and (self.signals or self.is_stopping()):
+                name = signal.Signals(self.signals[0]).name if self.signals else "a signal to another process"
                 logger.warning("%s: saved at iteration %d; continue with --resume", name, self.iteration)
 
     @property
@@ -295,7 +302,7 @@ class Trainer:
             return
         self.wait_for_writes()
         kept = str(latest_checkpoint(self.config.out)) if checkpoint_folders(self.config.out) else "none"
-        together(lambda: self.ledger.check(kept))
+        together(lambda: self.ledger.check(kept), f"by iteration {self.iteration}")
 
     def report(self, metrics: MetricsLog | None, progress: TrainingProgress | None) -> None:
         """Write out the means of an interval at its end."""

@@ -125,6 +125,31 @@ def test_batch_is_a_function_of_seed_and_iteration_alone(data: TransformedImages
     assert all(not torch.equal(values[i], values[j]) for i in range(9) for j in range(i))
 
 
+@pytest.mark.parametrize("mixed", [True, False])
+@pytest.mark.parametrize(("num_ranks", "batch_size"), [(1, 5), (2, 1), (2, 6), (3, 4), (4, 5), (7, 1), (5, 13)])
+def test_rows_of_all_ranks_are_the_joint_batch(
+    numbered: TransformedImages, num_ranks: int, batch_size: int, mixed: bool
+) -> None:
+    for iteration in (1, 2, 3):
+        joint = numbered.training_batch(3, iteration, num_ranks * batch_size, mixed)
+        for rank in range(num_ranks):
+            own = numbered.training_batch(3, iteration, batch_size, mixed, rank=rank, num_ranks=num_ranks)
+            assert own.x.shape[0] == own.k.shape[0] == batch_size
+            assert torch.equal(own.x, joint.x[rank::num_ranks]) and torch.equal(own.k, joint.k[rank::num_ranks])
+
+
+@pytest.mark.parametrize("kinds", [1, 2, 3])
+def test_mixed_batches_of_ranks_are_balanced_together(kinds: int) -> None:
+    data = TransformedImages(random_bytes(4, 2), SequenceConfig(("scale", "rotation", "hue")[:kinds]))
+    for iteration in range(5, 5 + kinds):
+        own = [data.training_batch(0, iteration, 7, True, rank=rank, num_ranks=4).k for rank in range(4)]
+        counts = torch.bincount(torch.cat(own), minlength=kinds)
+        assert int(counts.max() - counts.min()) <= 1
+        for k in own:
+            counts = torch.bincount(k, minlength=kinds)
+            assert k.shape == (7,) and int(counts.max() - counts.min()) <= 1
+
+
 def test_draws_of_a_batch_are_pinned(numbered: TransformedImages) -> None:
     # A change here breaks the continuation of every saved run.
     assert drawn(numbered.training_batch(0, 1, 8, True).x).tolist() == PINNED
@@ -182,6 +207,12 @@ def test_mixed_batches_are_balanced(batch_size: int, kinds: int) -> None:
         (lambda data: data.training_batch(0, 1, 0, True), "batch_size = 0"),
         (lambda data: data.training_batch(-1, 1, 4, True), "seed = -1"),
         (lambda data: data.training_batch(0, 1, 4, 1), "mixed = 1"),
+        (lambda data: data.training_batch(0, 1, 4, True, rank=1), "rank = 1"),
+        (lambda data: data.training_batch(0, 1, 4, True, rank=2, num_ranks=2), "rank = 2"),
+        (lambda data: data.training_batch(0, 1, 4, True, rank=-1, num_ranks=2), "rank = -1"),
+        (lambda data: data.training_batch(0, 1, 4, True, rank=0.0, num_ranks=2), "rank = 0.0"),
+        (lambda data: data.training_batch(0, 1, 4, True, num_ranks=0), "num_ranks = 0"),
+        (lambda data: data.training_batch(0, 1, 4, True, num_ranks=True), "num_ranks = True"),
     ],
 )
 def test_bad_arguments_are_named(data: TransformedImages, call, words: str) -> None:
