@@ -14,10 +14,9 @@ from ffrl.config import (
     OptimizerConfig,
     SequenceConfig,
     TrainConfig,
-    from_dict,
-    to_dict,
 )
 from ffrl.errors import ArgumentError
+from ffrl.saved_config import from_dict, to_dict
 
 REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (SequenceConfig, {"transformations": ()}, "sequence.transformations"),

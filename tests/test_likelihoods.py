@@ -69,6 +69,8 @@ class LinearGaussian(torch.nn.Module):
         mu = (x_0.flatten(1) - 0.5) @ self.weight @ self.covariance + 0.1
         return mu, (1.5 * self.covariance.diagonal()).log().expand_as(mu)
 
+    encode = encoder
+
     def decode_sequence(self, z: Tensor) -> Tensor:
         return torch.logit(0.5 + z @ self.weight.T)[:, :, None, None]  # (B, T+1, 1, 1, pixels)
 
