@@ -13,6 +13,7 @@ from ffrl.losses import SequenceLosses, kl_0, log_p_sequence, log_q_sequence, re
 from ffrl.models import SequenceVAE
 from ffrl.models.flow import log_det_trace
 from ffrl.records import FlowTrajectory
+from ffrl.training_step import gradient_norm
 
 DATA, ENCODER, ROLLOUT, DERIVATIVES = "data", "encoder", "rollout", "derivatives"
 FORCE, INITIAL, DENSITIES = "force", "initial velocity", "densities and terms"
@@ -114,6 +115,6 @@ def parts_of(iteration: Iteration) -> list[Part]:
             [z, *of(model.decoder)],
         ),
         Part(DENSITIES, densities, inputs),
-        Part(NORM, discarding(lambda: iteration.gradient_norm().item())),
+        Part(NORM, discarding(lambda: gradient_norm(model).item())),
         Part(OPTIMIZER, discarding(optimize)),
     ]

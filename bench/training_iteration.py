@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,13 +10,14 @@ import torch
 from torch import Tensor
 
 from bench.contenders import PARITY_ROWS
+from ffrl import models
 from ffrl.config import TrainConfig
 from ffrl.data import TransformedImages
 from ffrl.ledger import LossLedger
-from ffrl.losses import sequence_losses
 from ffrl.models import SequenceVAE
+from ffrl.objective import Draws, TrainingObjective
 from ffrl.records import SequenceBatch
-from ffrl.supervision import supervise
+from ffrl.training_step import take_step
 
 NUM_IMAGES = 512
 
@@ -49,22 +51,16 @@ def make_problem(config: TrainConfig, device: torch.device, parity_rows: int = P
 def build_model(config: TrainConfig, backend: str) -> SequenceVAE:
     """Always with the same weights."""
     torch.manual_seed(config.seed)
-    return SequenceVAE(
-        config.model,
-        len(config.sequence.transformations),
-        backend,
-        config.precision,
-        config.loss.pde,
-        recognized_frames=None if config.supervision.mode == "supervised" else config.sequence.num_steps + 1,
-    )
+    return models.build_model(dataclasses.replace(config, backend=backend))
 
 
 def sequence_terms(
     model: SequenceVAE, batch: SequenceBatch, config: TrainConfig, number: int, noise: Tensor | None = None
 ) -> Terms:
     """The objective that the trainer minimises."""
-    choice, index_terms = supervise(model, batch, config, number)
-    return {**sequence_losses(model, batch, config.loss, noise, choice).terms(config.loss), **index_terms}
+    objective = TrainingObjective(model, config)
+    draws = objective.draw(number) if noise is None else Draws(None, noise)
+    return objective(batch.x, batch.k, draws, number)
 
 
 class Iteration:
@@ -87,18 +83,8 @@ class Iteration:
         self.number += 1
         batch = self.problem.training_batch(self.number)
         terms = self.objective(self.model, batch, self.problem.config, self.number, None)
-        loss = torch.stack(list(terms.values())).sum()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        values = {**terms, "loss": loss, "gradient_norm": self.gradient_norm()}
-        self.optimizer.found_inf = self.ledger.add(self.number, values, stopping=False)  # type: ignore[attr-defined]
-        self.optimizer.step()
-        self.model.project_()
+        take_step(self.model, self.optimizer, terms, self.ledger, self.number)
 
     def values(self) -> list[float]:
         """The terms of the last iteration, their sum and the norm of its gradient."""
         return list(self.ledger.last().values())
-
-    def gradient_norm(self) -> Tensor:
-        """Of all gradients as they are now."""
-        return torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])

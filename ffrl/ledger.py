@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -25,7 +27,8 @@ class LossLedger:
 
     def add(self, iteration: int, values: dict[str, Tensor], *, stopping: bool) -> Tensor:
         """Enter the values of an iteration; whether any value so far was not finite, a float32 scalar 0 or 1."""
-        entered = torch.stack([*(value.detach().float() for value in values.values()), self._flag(stopping)])
+        flag = torch.full((), float(stopping), device=self.device)
+        entered = torch.stack([*(value.detach().float() for value in values.values()), flag])
         if num_ranks() > 1:
             entered = averaged(entered)
         if not self.names:
@@ -41,16 +44,13 @@ class LossLedger:
         self._bad_iteration = torch.where(first_bad, iteration, self._bad_iteration)
         return (self._bad_iteration > 0).float()
 
-    def _flag(self, value: bool) -> Tensor:
-        return torch.full((), float(value), device=self.device)
-
     def check(self, kept: str) -> None:
         """Wait for the device; raises TrainingDiverged for the first value that was not finite."""
         iteration = int(self._bad_iteration)
         if not iteration:
             return
         for name, value in zip(self.names, self._bad.tolist(), strict=True):
-            if not torch.isfinite(torch.tensor(value)):
+            if not math.isfinite(value):
                 raise TrainingDiverged(name, value, iteration, kept)
 
     @property

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import inspect
 import logging
-import math
 import platform
 import signal
 import time
@@ -26,13 +25,13 @@ from ffrl.checkpoint import (
     save_checkpoint,
 )
 from ffrl.checkpoint_writer import CheckpointWriter, snapshot
-from ffrl.config import OptimizerConfig, TrainConfig
+from ffrl.config import TrainConfig
 from ffrl.data import TransformedImages, load_images, resolve_name, without_classes
 from ffrl.devices import lay_out_like_parameters, prepare_for_speed, resolve_device
 from ffrl.distributed import lost_ranks_reported, num_ranks, rank, requested_ranks, together
 from ffrl.errors import ArgumentError, CheckpointError
 from ffrl.ledger import LossLedger
-from ffrl.models import SequenceVAE
+from ffrl.models import SequenceVAE, build_model
 from ffrl.objective import TrainingObjective
 from ffrl.ops.backends import check_backend, resolve_backend
 from ffrl.progress import TrainingProgress, require_tensorboard
@@ -48,29 +47,9 @@ from ffrl.run_folder import (
 )
 from ffrl.saved_config import differences
 from ffrl.signals import stop_on_signals
+from ffrl.training_step import learning_rate, take_step
 
 logger = logging.getLogger(__name__)
-
-
-def learning_rate(config: OptimizerConfig, iteration: int, iterations: int) -> float:
-    """Rate of the given iteration (1-based)."""
-    rate = config.learning_rate * min(1.0, iteration / max(1, config.warmup))
-    if config.schedule == "constant" or iteration <= config.warmup:
-        return rate
-    progress = (iteration - config.warmup) / max(1, iterations - config.warmup)
-    return rate * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-def build_model(config: TrainConfig) -> SequenceVAE:
-    """The model of a configuration, on the CPU, from torch's random number generator."""
-    return SequenceVAE(
-        config.model,
-        len(config.sequence.transformations),
-        config.backend,
-        config.precision,
-        config.loss.pde,
-        recognized_frames=None if config.supervision.mode == "supervised" else config.sequence.num_steps + 1,
-    )
 
 
 def in_parallel(objective: TrainingObjective, device: torch.device) -> torch.nn.Module:
@@ -218,15 +197,7 @@ class Trainer:
         draws = self.objective.draw(number)
         with lost_ranks_reported(f"in iteration {number}"):
             terms = self.terms(batch.x, batch.k, draws, number)
-            loss = torch.stack(list(terms.values())).sum()
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
-            values = {**terms, "loss": loss, "gradient_norm": norm}
-            # As GradScaler does it: the fused step leaves everything as it is where this is 1.
-            self.optimizer.found_inf = self.ledger.add(number, values, stopping=bool(self.signals))  # type: ignore[attr-defined]
-        self.optimizer.step()
-        self.model.project_()
+            take_step(self.model, self.optimizer, terms, self.ledger, number, stopping=bool(self.signals))
         self.iteration = number
 
     def run(self) -> bool:
@@ -279,7 +250,7 @@ class Trainer:
             self.check()  # a signal may have come between two looks
             self.save_after(metrics)
             self.wait_for_writes()
-            if first and (self.signals or self.is_stopping()):
+            if first and (self.signals or self.stop_agreed):
                 name = signal.Signals(self.signals[0]).name if self.signals else "a signal to another process"
                 logger.warning("%s: saved at iteration %d; continue with --resume", name, self.iteration)
 

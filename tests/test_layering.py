@@ -32,6 +32,7 @@ LAYERS = (
         "objective",
         "run_folder",
         "signals",
+        "training_step",
         "progress",
         "trainer",
         "trained_run",

@@ -3,7 +3,7 @@
 from ffrl.models.flow import LatentFlow
 from ffrl.models.potential import PotentialMLP
 from ffrl.models.prior import DiffusionPrior, MixturePrior, Prior, StandardNormalPrior, VampPrior
-from ffrl.models.sequence_vae import SequenceOutputs, SequenceVAE
+from ffrl.models.sequence_vae import SequenceOutputs, SequenceVAE, build_model
 from ffrl.ops import flow_rollout
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "SequenceVAE",
     "StandardNormalPrior",
     "VampPrior",
+    "build_model",
     "flow_rollout",
 ]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ffrl.config import ModelConfig, PDEName, Precision
+from ffrl.config import ModelConfig, PDEName, Precision, TrainConfig
 from ffrl.errors import ArgumentError
 from ffrl.models.choice import Choice
 from ffrl.models.decoder import Decoder
@@ -175,3 +175,15 @@ class SequenceVAE(nn.Module):
     def project_(self) -> None:
         """Put constrained parameters back into their range; call after every optimizer step."""
         self.prior.project_()
+
+
+def build_model(config: TrainConfig) -> SequenceVAE:
+    """The model of a configuration, on the CPU, from torch's random number generator."""
+    return SequenceVAE(
+        config.model,
+        len(config.sequence.transformations),
+        config.backend,
+        config.precision,
+        config.loss.pde,
+        recognized_frames=None if config.supervision.mode == "supervised" else config.sequence.num_steps + 1,
+    )

@@ -23,7 +23,8 @@ from ffrl.checkpoint import (
     save_checkpoint,
 )
 from ffrl.errors import ArgumentError, CheckpointError
-from ffrl.trainer import Trainer, build_model, load_model
+from ffrl.models import build_model
+from ffrl.trainer import Trainer, load_model
 from tests.training.runs import differing, leaves, listing, newest, short_run
 
 FILES = (WEIGHTS_FILE, STATE_FILE, MANIFEST_FILE)
