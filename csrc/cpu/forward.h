@@ -113,20 +113,17 @@ struct ForwardPass {
                     store<S>(x + i * kBlock + lane, load<S>(d1 + i * kBlock + lane) * weight2[i]);
             int lane = 0;
             for (; lane + S::width < rows; lane += 2 * S::width)
-                unit_of_chunk(Vectors<2>{}, kept, lane, j, weight2, weight3, gram, x, e);
+                unit_of_chunk<2>(kept, lane, j, weight2, weight3, gram, x, e);
             for (; lane < rows; lane += S::width)
-                unit_of_chunk(Vectors<1>{}, kept, lane, j, weight2, weight3, gram, x, e);
+                unit_of_chunk<1>(kept, lane, j, weight2, weight3, gram, x, e);
             for (; lane < kBlock; lane += S::width) store<S>(kept.s + j * kBlock + lane, V{});
         }
     }
 
-    template <int kVectors>
-    struct Vectors {};
-
     // S_j of the rows in kVectors vectors of lanes, and what unit j adds to their e
     template <int kVectors>
-    FFRL_INLINE void unit_of_chunk(Vectors<kVectors>, const KeptBlock<T>& kept, int lane, int64_t j,
-                                   const T* weight2, T weight3, const T* gram, const T* x, T* e) const {
+    FFRL_INLINE void unit_of_chunk(const KeptBlock<T>& kept, int lane, int64_t j, const T* weight2, T weight3,
+                                   const T* gram, const T* x, T* e) const {
         const int64_t h1 = s.hidden1;
         V c[kVectors], squares[kVectors];
 #pragma GCC unroll 2
