@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -32,6 +31,7 @@ from ffrl.run_folder import load_config
 from ffrl.trainer import Trainer
 from ffrl.traversals import composed_frames, decode, follow
 from tests.potentials import QuadraticField
+from tests.training.runs import tiny_run
 
 NAMES = ("scale", "rotation", "hue")
 STEPS = 4
@@ -197,16 +197,8 @@ def test_sizes_below_one_are_refused(call: Any, name: str):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four iterations on scikit-learn's digits without 3 and 8."""
-    config = dataclasses.replace(
-        preset_config("tiny"),
-        out=tmp_path_factory.mktemp("runs") / "run",
-        data="digits",
-        held_out_classes=(8, 3),
-        device="cpu",
-        iterations=4,
-        tensorboard=False,
-        sequence=SequenceConfig(num_steps=2),
-    )
+    out, sequence = tmp_path_factory.mktemp("runs") / "run", SequenceConfig(num_steps=2)
+    config = tiny_run(out, held_out_classes=(8, 3), iterations=4, sequence=sequence)
     trainer = Trainer(config)
     kept = {label for label in range(10) if label not in (3, 8)}
     assert set(trainer.images.labels.tolist()) == kept and len(trainer.data) == len(trainer.images.labels)
@@ -261,11 +253,8 @@ def test_a_run_of_version_0_1_0_is_scored_on_all_classes(run: Path, tmp_path: Pa
     ],
 )
 def test_classes_that_cannot_be_held_out_leave_no_folder(tmp_path: Path, changes: dict[str, Any], message: str):
-    config = dataclasses.replace(
-        preset_config("tiny"), out=tmp_path / "run", data="digits", device="cpu", tensorboard=False, **changes
-    )
     with pytest.raises(ArgumentError, match=message):
-        Trainer(config)
+        Trainer(tiny_run(tmp_path / "run", **changes))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 import os
@@ -45,6 +44,7 @@ from ffrl.traversals import (
 )
 from ffrl.traverse import choose_digits, main, read_evaluation
 from tests.potentials import QuadraticField
+from tests.training.runs import tiny_run
 
 STEPS = 4
 PICTURES = {
@@ -367,18 +367,8 @@ def test_training_curves_draw_every_quantity(count):
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of eight iterations on scikit-learn's digits."""
     out = tmp_path_factory.mktemp("runs") / "run"
-    config = dataclasses.replace(
-        preset_config("tiny"),
-        out=out,
-        data="digits",
-        device="cpu",
-        iterations=8,
-        log_every=2,
-        tensorboard=False,
-        sequence=SequenceConfig(num_steps=STEPS),
-        loss=LossConfig(noise_scale=0.2),
-    )
-    assert Trainer(config).run()
+    sequence, loss = SequenceConfig(num_steps=STEPS), LossConfig(noise_scale=0.2)
+    assert Trainer(tiny_run(out, iterations=8, log_every=2, sequence=sequence, loss=loss)).run()
     return out
 
 

@@ -36,6 +36,7 @@ from ffrl.vp_score import (
     train_batches,
     vp_score,
 )
+from tests.training.runs import tiny_run
 
 SMALL = VPConfig(num_pairs=300, train_fraction=0.2, widths=(8, 8, 8, 8), epochs=6, seeds=(0, 1))
 
@@ -239,17 +240,9 @@ def test_pairs_that_do_not_fit_are_refused():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = dataclasses.replace(
-        preset_config("tiny"),
-        out=tmp_path_factory.mktemp("runs") / "run",
-        data="digits",
-        device="cpu",
-        iterations=2,
-        tensorboard=False,
-        sequence=SequenceConfig(num_steps=2),
-    )
-    assert Trainer(config).run()
-    return config.out
+    out = tmp_path_factory.mktemp("runs") / "run"
+    assert Trainer(tiny_run(out, iterations=2, sequence=SequenceConfig(num_steps=2))).run()
+    return out
 
 
 FLAGS = "--num-pairs 60 --train-fraction 0.2 --epochs 2 --widths 4 4 --seeds 0 3 --device cpu"

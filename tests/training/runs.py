@@ -30,22 +30,23 @@ CHECKPOINTS = (0, 5, 10, 14)  # of short_run
 SAVE_FILES = (checkpoint_module.__file__, run_folder_module.__file__)
 
 
+def tiny_run(out: Path, **changes: Any) -> TrainConfig:
+    """The preset tiny on data that is always there, with changes."""
+    config = dataclasses.replace(preset_config("tiny"), out=out, data="digits", device="cpu", tensorboard=False)
+    return dataclasses.replace(config, **changes)
+
+
 def short_run(out: Path, **changes: Any) -> TrainConfig:
     """14 iterations, a checkpoint every 5, a line of metrics every 4: the last interval of both is cut short."""
-    config = dataclasses.replace(
-        preset_config("tiny"),
-        out=out,
-        data="digits",
-        device="cpu",
-        iterations=14,
-        batch_size=4,
-        checkpoint_every=5,
-        log_every=4,
-        tensorboard=False,
-        sequence=SequenceConfig(num_steps=2),
-        model=MODEL,
-    )
-    return dataclasses.replace(config, **changes)
+    shortened: dict[str, Any] = {
+        "iterations": 14,
+        "batch_size": 4,
+        "checkpoint_every": 5,
+        "log_every": 4,
+        "sequence": SequenceConfig(num_steps=2),
+        "model": MODEL,
+    }
+    return tiny_run(out, **{**shortened, **changes})
 
 
 def command_line(config: TrainConfig, *more: str) -> list[str]:

@@ -14,7 +14,7 @@ from ffrl.config import ComputeConfig, SupervisionConfig, TrainConfig
 from ffrl.objective import TrainingObjective
 from ffrl.presets import preset_config
 from ffrl.run_folder import METRICS_FILE, read_metrics
-from ffrl.trainer import Trainer
+from ffrl.trainer import Trainer, load_model
 from tests.training.runs import differing, newest, run_differences, short_run, training_state
 
 
@@ -34,7 +34,7 @@ def largest_difference(one: list[float], other: list[float]) -> float:
     return max(abs(a - b) / abs(b) for a, b in zip(one, other, strict=True))
 
 
-def products_of(config: TrainConfig) -> tuple[TrainConfig, dict[str, set[torch.dtype]]]:
+def products_of(config: TrainConfig) -> dict[str, set[torch.dtype]]:
     """The dtypes of the outputs of every layer in one iteration, by network, and of what the losses get."""
     trainer = Trainer(config)
     seen: dict[str, set[torch.dtype]] = {}
@@ -53,7 +53,7 @@ def products_of(config: TrainConfig) -> tuple[TrainConfig, dict[str, set[torch.d
     seen["outputs"] = {value.dtype for value in found if value is not None}
     trainer.step()
     seen["gradients"] = {p.grad.dtype for p in model.parameters() if p.grad is not None}
-    return trainer.config, seen
+    return seen
 
 
 WEAK = SupervisionConfig("weak")
@@ -62,7 +62,7 @@ WEAK = SupervisionConfig("weak")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "auto"])
 def test_networks_compute_in_the_precision_asked_for(precision: Any, tmp_path: Path):
     compute = ComputeConfig(vae_precision=precision)
-    _, seen = products_of(short_run(tmp_path / "run", compute=compute, supervision=WEAK))
+    seen = products_of(short_run(tmp_path / "run", compute=compute, supervision=WEAK))
     inside = {torch.bfloat16} if precision == "bfloat16" else {torch.float32}
     assert seen["encoder"] == seen["decoder"] == seen["transformation"] == inside
     assert seen["outputs"] == seen["gradients"] == {torch.float32}
@@ -96,8 +96,6 @@ def test_bfloat16_learns_the_same_in_500_iterations_of_small(tmp_path: Path):
 
 
 def test_evaluation_is_not_in_bfloat16(tmp_path: Path):
-    from ffrl.trainer import load_model
-
     curve(tmp_path / "run", ComputeConfig(vae_precision="bfloat16"), iterations=2)
     assert load_model(tmp_path / "run", device="cpu")[0].vae_dtype is None
 

@@ -22,13 +22,12 @@ import ffrl.train
 from ffrl.checkpoint import FOLDER, checkpoint_folders, save_checkpoint
 from ffrl.config import LogDet, LossConfig, OptimizerConfig, PDEName, PriorName, SupervisionConfig, TrainConfig
 from ffrl.errors import ArgumentError
-from ffrl.presets import preset_config
 from ffrl.run_folder import CONFIG_FILE, METRICS_FILE, SUMMARY_FILE, exclusive, read_metrics
 from ffrl.supervision import BALANCE_WEIGHT
 from ffrl.trainer import Trainer
 from tests.training.fork_server import ROOT
 from tests.training.rank_jobs import NUM_RANKS, Ended, Job, launcher, rank_environment, run_jobs
-from tests.training.runs import MODEL, command_line, listing, newest, run_differences, short_run
+from tests.training.runs import MODEL, command_line, listing, newest, run_differences, short_run, tiny_run
 
 BAD_ITERATION, SIGNAL_ITERATION = 8, 7
 
@@ -68,17 +67,8 @@ COMPARED: dict[str, dict[str, Any]] = {
 
 
 def compared_run(out: Path, name: str, processes: int) -> TrainConfig:
-    config = dataclasses.replace(
-        preset_config("tiny"),
-        out=out,
-        data="digits",
-        device="cpu",
-        iterations=50,
-        batch_size=12 // processes,
-        optimizer=OptimizerConfig(learning_rate=1e-4),
-        tensorboard=False,
-    )
-    return dataclasses.replace(config, **COMPARED[name])
+    optimizer = OptimizerConfig(learning_rate=1e-4)
+    return tiny_run(out, iterations=50, batch_size=12 // processes, optimizer=optimizer, **COMPARED[name])
 
 
 class Results:
