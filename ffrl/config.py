@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal, get_args
 
+from ffrl.baseline_config import BaselineConfig, Method, check_method
 from ffrl.checks import check_types, require, require_integer, require_number
 
 Transformation = Literal["scale", "rotation", "hue"]
@@ -211,6 +212,8 @@ class TrainConfig:
 
     out: Path = Path("runs/default")
     """Run folder; must not hold another run unless --resume is given."""
+    method: Method = "ffrl"
+    """What is trained: FFRL, or one of the baselines that it is compared with."""
     preset: Preset = "small"
     """Sizes and budget the other defaults come from: tiny (tests), small (two CPU cores), paper."""
     data: DataName = "auto"
@@ -219,6 +222,9 @@ class TrainConfig:
     """Where to look for the data first; default the variable FFRL_DATA."""
     held_out_classes: tuple[int, ...] = ()
     """Labels whose images training never shows; python -m ffrl.generalisation scores them on their own."""
+    validation_images: int = 0
+    """The last images of the training set, which training never shows; on them methods without a latent operator choose
+    how they traverse."""
     backend: str = "auto"
     """Backend of the potential op; see ffrl.ops.available_backends()."""
     precision: Precision = "tf32x3"
@@ -244,6 +250,7 @@ class TrainConfig:
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     supervision: SupervisionConfig = dataclasses.field(default_factory=SupervisionConfig)
+    baseline: BaselineConfig = dataclasses.field(default_factory=BaselineConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     compute: ComputeConfig = dataclasses.field(default_factory=ComputeConfig)
 
@@ -255,6 +262,7 @@ class TrainConfig:
             require_integer(name, getattr(self, name), 1)
         for i, label in enumerate(self.held_out_classes):
             require_integer(f"held_out_classes[{i}]", label, 0)
+        require_integer("validation_images", self.validation_images, 0)
         if self.threads is not None:
             require_integer("threads", self.threads, 1)
             require(self.threads <= 1024, "threads", self.threads, "an integer <= 1024")
@@ -264,6 +272,7 @@ class TrainConfig:
         balance = self.supervision.balance_weight
         allowed = "0, with mixed_batches False: a batch of one transformation is not balanced"
         require(self.mixed_batches or not balance, "supervision.balance_weight", balance, allowed)
+        check_method(self)
 
 
 @dataclasses.dataclass(frozen=True)

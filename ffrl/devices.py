@@ -9,7 +9,7 @@ import torch
 from ffrl.config import ComputeConfig
 from ffrl.distributed import requested_ranks
 from ffrl.errors import ArgumentError
-from ffrl.models import SequenceVAE
+from ffrl.models import Autoencoder
 
 
 def resolve_device(name: str) -> torch.device:
@@ -33,14 +33,13 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def prepare_for_speed(model: SequenceVAE, config: ComputeConfig, device: torch.device) -> None:
+def prepare_for_speed(model: Autoencoder, config: ComputeConfig, device: torch.device) -> None:
     """Put the encoder, decoder and q(k | x) into the precision and form that the configuration asks for."""
     on_gpu = device.type == "cuda"
     has_bfloat16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
     if config.vae_precision == "bfloat16" or (config.vae_precision == "auto" and has_bfloat16):
         model.vae_dtype = torch.bfloat16
-    networks = (model.encoder, model.decoder.body, model.transformation)
-    for network in (network for network in networks if network is not None):
+    for network in model.networks():
         if config.channels_last == "on" or (config.channels_last == "auto" and on_gpu):
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if config.compile_vae:

@@ -47,6 +47,8 @@ def print_tables(result: dict[str, Any]) -> None:
         likelihoods.add_column(column, justify="left" if column == "transformation" else "right")
     for i, (name, row) in enumerate(result["transformations"].items()):
         mark = "" if row["is_bound"] else " *"
+        diffusivity = result["diffusivity"][i] if "diffusivity" in result else None
+        of_flow = (row.get("hj_residual"), row.get("initial_condition"), diffusivity)
         errors.add_row(
             name,
             f"{row['equivariance_error']:.1f} ± {row['equivariance_error_standard_error']:.1f}",
@@ -62,10 +64,8 @@ def print_tables(result: dict[str, Any]) -> None:
             f"{row['log_likelihood']:.2f}",
             f"{row['elbo']:.2f}{mark}",
             f"{row['importance_weighted_bound']:.2f}{mark}",
-            f"{100 * row['folding_steps']:.2f} %",
-            f"{row['hj_residual']:.4f}",
-            f"{row['initial_condition']:.4f}",
-            f"{result['diffusivity'][i]:.4f}",
+            "-" if "folding_steps" not in row else f"{100 * row['folding_steps']:.2f} %",
+            *("-" if value is None else f"{value:.4f}" for value in of_flow),
         )
     console.print(errors)
     console.print(
@@ -89,7 +89,14 @@ def print_tables(result: dict[str, Any]) -> None:
             "in the share shown): the flow is not one-to-one, and log q(z_t) counts one of several preimages.",
             style="dim",
         )
-    console.print("HJ²: squared residual of the equation asked of the potentials (loss.pde).", style="dim")
+    if "diffusivity" in result:
+        console.print("HJ²: squared residual of the equation asked of the potentials (loss.pde).", style="dim")
+    else:
+        console.print(
+            "E log p, ELBO and IW bound: of single frames, each with a posterior of its own that has seen x_t; those\n"
+            "of method ffrl are of codes that have seen x_0 alone, so that the two kinds do not compare.",
+            style="dim",
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,24 +21,27 @@ from ffrl.metrics import (
     unit_gaussian_log_prob,
     zero_baseline,
 )
-from ffrl.models import SequenceVAE
+from ffrl.models import Autoencoder, SequenceVAE
+from ffrl.models.baselines import Baseline
 from ffrl.models.flow import log_det_trace
+from ffrl.records import SequenceBatch
 from ffrl.supervision import recognized
 
 
 @torch.no_grad()
-def sequence_errors(model: SequenceVAE, x: Tensor, k: Tensor) -> dict[str, Tensor]:
-    """Per-sample errors of sequences x (B, T+1, C, I, I) of transformation k (B,), from the posterior mean of x_0."""
+def sequence_errors(model: Autoencoder, x: Tensor, k: Tensor) -> dict[str, Tensor]:
+    """Per-sample errors of sequences x (B, T+1, C, I, I) of transformation k (B,), from the code of x_0 without noise.
+
+    "hj_residual" and "initial_condition" are there only for methods with a flow.
+    """
     batch, frames = x.shape[:2]
-    encoded = model.encoder(x.flatten(0, 1))[0].unflatten(0, (batch, frames))  # (B, T+1, D)
-    trajectory = model.trajectory(encoded[:, 0], k, frames - 1)
-    z = trajectory.z
+    encoded = model.code(x.flatten(0, 1)).unflatten(0, (batch, frames))  # (B, T+1, D)
+    z = model.carry(encoded[:, 0], k, frames - 1)
     decoded = torch.sigmoid(model.decode_sequence(z))
     autoencoded = torch.sigmoid(model.decode_sequence(encoded))
-    if model.transformation is None:
-        along_recognized = {}
-    else:
-        found = model.flow.roll(encoded[:, 0], recognized(model, x), frames - 1).z
+    along_recognized = {}
+    if isinstance(model, SequenceVAE) and model.transformation is not None:
+        found = model.carry(encoded[:, 0], recognized(model, x), frames - 1)
         prediction = torch.sigmoid(model.decode_sequence(found))
         along_recognized = {"recognized_equivariance_error": equivariance_error(x, prediction)}
     return {
@@ -51,8 +54,7 @@ def sequence_errors(model: SequenceVAE, x: Tensor, k: Tensor) -> dict[str, Tenso
         "latent_equivariance_error": latent_equivariance_error(z, encoded),
         "error_per_step": frame_errors(x, decoded)[:, 1:],  # (B, T)
         "copy_per_step": frame_errors(x, x[:, :1].expand_as(x))[:, 1:],
-        "hj_residual": model.pde_residual(trajectory, k).square().mean(1),
-        "initial_condition": model.initial_velocity(z[:, 0], k).square().sum(-1),
+        **model.flow_errors(z, k),
     }
 
 
@@ -68,10 +70,7 @@ def sequence_likelihoods(
     num_steps = x.shape[1] - 1
     mu, log_var = model.encoder(x[:, 0])
     log_likelihoods, log_weights = [], []
-    # One draw per image, so that an image's noise does not depend on the batch it is in.
-    shape = (config.importance_samples, mu.shape[1])
-    draws = [torch.randn(shape, generator=generator, dtype=mu.dtype) for _ in range(mu.shape[0])]
-    for noise in torch.stack(draws, dim=1).to(mu.device):  # (B, D)
+    for noise in draw_noise(x, (mu.shape[1],), config, generator):  # (B, D)
         z0 = mu + torch.exp(0.5 * log_var) * noise
         if config.log_det == "exact":
             z = model.flow.roll(z0, k, num_steps).z
@@ -84,23 +83,65 @@ def sequence_likelihoods(
         log_likelihood = unit_gaussian_log_prob(x, torch.sigmoid(model.decode_sequence(z)))
         log_likelihoods.append(log_likelihood)
         log_weights.append(log_likelihood + log_p_sequence(model, z, k) - log_q)
-    weights = torch.stack(log_weights)  # (n, B, T+1)
     mean_path = model.flow.roll(mu, k, num_steps).z
+    folding = (model.flow.smallest_stretch(mean_path, k) <= 0).to(mu.dtype).mean(1)
+    return {"folding_steps": folding, **likelihood_means(log_likelihoods, log_weights)}
+
+
+@torch.no_grad()
+def frame_likelihoods(
+    model: Baseline, x: Tensor, config: EvaluationConfig, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Per-sample likelihoods in nats per image, means over the T+1 frames, each frame with a posterior of its own.
+
+    E log p(x_t | z_t), ELBO and importance-weighted bound are then those of a VAE of single images: bounds on
+    log p(x_t) in any case, from a code that has seen x_t. FFRL's ``sequence_likelihoods`` are of codes that have seen
+    x_0 alone, so that the two kinds do not compare.
+    """
+    frames = x.shape[:2]
+    log_likelihoods, log_weights = [], []
+    for noise in draw_noise(x, model.noise_shape(frames[1] - 1), config, generator):  # (B, T+1, ..., D)
+        z, log_ratio = (part.unflatten(0, frames) for part in model.sampled(x.flatten(0, 1), noise.flatten(0, 1)))
+        log_likelihoods.append(unit_gaussian_log_prob(x, torch.sigmoid(model.decode_sequence(z))))
+        log_weights.append(log_likelihoods[-1] + log_ratio)
+    return likelihood_means(log_likelihoods, log_weights)
+
+
+def draw_noise(x: Tensor, shape: tuple[int, ...], config: EvaluationConfig, generator: torch.Generator) -> Tensor:
+    """Standard normal noise (n, B, *shape) for sequences x (B, ...), a draw of its own for each of them, so that it
+    does not depend on the batch that a sequence is in."""
+    sizes = (config.importance_samples, *shape)
+    draws = [torch.randn(sizes, generator=generator, dtype=x.dtype) for _ in range(x.shape[0])]
+    return torch.stack(draws, dim=1).to(x.device)
+
+
+def likelihood_means(log_likelihoods: list[Tensor], log_weights: list[Tensor]) -> dict[str, Tensor]:
+    """Means over the frames, (B,), of the values (B, T+1) of n samples."""
+    weights = torch.stack(log_weights)  # (n, B, T+1)
     return {
-        "folding_steps": (model.flow.smallest_stretch(mean_path, k) <= 0).to(mu.dtype).mean(1),
         "log_likelihood": torch.stack(log_likelihoods).mean(0).mean(1),
         "elbo": weights.mean(0).mean(1),
         "importance_weighted_bound": importance_weighted_bound(weights).mean(1),
     }
 
 
-def evaluate_model(model: SequenceVAE, data: TransformedImages, config: EvaluationConfig) -> dict[str, Any]:
+def likelihoods_of(
+    model: Autoencoder, batch: SequenceBatch, config: EvaluationConfig, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """``sequence_likelihoods`` or ``frame_likelihoods``, as the method's posterior is of x_0 or of every frame."""
+    if isinstance(model, Baseline):
+        return frame_likelihoods(model, batch.x, config, generator)
+    assert isinstance(model, SequenceVAE)
+    return sequence_likelihoods(model, batch.x, batch.k, config, generator)
+
+
+def evaluate_model(model: Autoencoder, data: TransformedImages, config: EvaluationConfig) -> dict[str, Any]:
     """Evaluate every transformation on its own: mean and standard error over images, never a running mean over k.
 
     Returns:
         {"transformations": {name: {metric: value, metric + "_standard_error": value}}, "log_prob_ceiling": ..., ...}.
         "is_bound" says of each transformation whether its ELBO and importance-weighted bound may be called bounds:
-        the log-determinant is exact and no step that was looked at folds.
+        there is no flow in them, or the log-determinant is exact and no step that was looked at folds.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -117,11 +158,12 @@ def evaluate_model(model: SequenceVAE, data: TransformedImages, config: Evaluati
                 values[metric].append(value)
             inside = max(0, min(likelihood_images - first, len(indices)))
             if inside:
-                likelihoods = sequence_likelihoods(model, batch.x[:inside], batch.k[:inside], config, generator)
-                for metric, value in likelihoods.items():
+                part = SequenceBatch(batch.x[:inside], batch.k[:inside])
+                for metric, value in likelihoods_of(model, part, config, generator).items():
                     values[metric].append(value)
         results[name] = summarize(values)
-        results[name]["is_bound"] = config.log_det == "exact" and results[name]["folding_steps"] == 0
+        folding = results[name].get("folding_steps")  # None without a flow in the likelihoods
+        results[name]["is_bound"] = folding is None or (config.log_det == "exact" and folding == 0)
     return {
         "transformations": results,
         "log_prob_ceiling": log_prob_ceiling(model.config.image_channels, model.config.image_size),
@@ -130,7 +172,7 @@ def evaluate_model(model: SequenceVAE, data: TransformedImages, config: Evaluati
         "importance_samples": config.importance_samples,
         "log_det": config.log_det,
         "num_steps": data.config.num_steps,
-        "diffusivity": model.prior.diffusivity.detach().tolist(),
+        **model.logged(),
     }
 
 

@@ -62,7 +62,7 @@ def score(command: GeneralisationCommand, trained: TrainedRun) -> dict[str, Any]
     from ffrl.traversals import composition_errors
 
     sizes: Any = {"num_images": command.num_images, "batch_size": command.batch_size}
-    model, config, own = trained.model, trained.config, trained.images
+    model, config, own = trained.flow_model(), trained.config, trained.images
 
     def sequences(images: Any) -> TransformedImages:
         return TransformedImages(images.images, config.sequence, trained.data.device)

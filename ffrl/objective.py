@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from ffrl.config import TrainConfig
 from ffrl.distributed import num_ranks, rank
 from ffrl.losses import sequence_losses
-from ffrl.models import SequenceVAE
+from ffrl.models import Autoencoder, SequenceVAE
+from ffrl.models.baselines import Baseline
 from ffrl.models.choice import draw_gumbel
 from ffrl.records import SequenceBatch
 from ffrl.supervision import is_labelled, supervise
@@ -20,7 +21,7 @@ class Draws(NamedTuple):
     """The noise of one iteration."""
 
     gumbel: Tensor | None  # (B, K) of k, where it is drawn
-    noise: Tensor  # (B, D) standard normal, of z_0
+    noise: Tensor  # (B, *model.noise_shape) standard normal, of the codes
 
 
 class TrainingObjective(nn.Module):
@@ -31,7 +32,7 @@ class TrainingObjective(nn.Module):
         config: of the run.
     """
 
-    def __init__(self, model: SequenceVAE, config: TrainConfig) -> None:
+    def __init__(self, model: Autoencoder, config: TrainConfig) -> None:
         super().__init__()
         self.model = model
         self.config = config
@@ -44,16 +45,20 @@ class TrainingObjective(nn.Module):
         the op, the same on every rank.)
         """
         ranks, batch_size = num_ranks(), self.config.batch_size
-        device = self.model.prior.diffusivity.device
+        device = self.model.encoder.mu.weight.device
         gumbel = None
         if not is_labelled(self.config.supervision, iteration):
-            gumbel = draw_gumbel(ranks * batch_size, self.model.num_potentials, device=device)[rank() :: ranks]
-        noise = torch.randn(ranks * batch_size, self.model.config.latent_dim, device=device)[rank() :: ranks]
-        return Draws(gumbel, noise)
+            kinds = len(self.config.sequence.transformations)
+            gumbel = draw_gumbel(ranks * batch_size, kinds, device=device)[rank() :: ranks]
+        shape = self.model.noise_shape(self.config.sequence.num_steps)
+        return Draws(gumbel, torch.randn(ranks * batch_size, *shape, device=device)[rank() :: ranks])
 
     def forward(self, x: Tensor, k: Tensor, draws: Draws, iteration: int) -> dict[str, Tensor]:
         """Terms by name, each a scalar, of sequences x (B, T+1, C, I, I) and their k (B,)."""
         batch = SequenceBatch(x, k)
+        if isinstance(self.model, Baseline):
+            return self.model.terms(batch, draws.noise)
+        assert isinstance(self.model, SequenceVAE)
         choice, index_terms = supervise(self.model, batch, self.config, iteration, draws.gumbel)
         losses = sequence_losses(self.model, batch, self.config.loss, draws.noise, choice)
         return {**losses.terms(self.config.loss), **index_terms}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -15,6 +16,12 @@ from ffrl.errors import OutputError
 
 # Plain lines are for log files: one in this many seconds is enough.
 PLAIN_LINE_SECONDS = 15.0
+
+
+def shown(values: Mapping[str, Any], *apart_from: str) -> list[str]:
+    """The loss, then its terms: names of the fractional numbers but those named here."""
+    names = [name for name, value in values.items() if isinstance(value, float) and name not in apart_from]
+    return sorted(names, key=lambda name: name != "loss")
 
 
 def require_tensorboard() -> None:
@@ -64,7 +71,7 @@ class TrainingProgress:
         return (iteration - self.first) / max(1e-9, time.perf_counter() - self.start)
 
     def advance(self, iteration: int, terms: dict[str, float]) -> None:
-        losses = "  ".join(f"{name} {terms[name]:.1f}" for name in ("loss", "reconstruction", "kl_t", "hj"))
+        losses = "  ".join(f"{name} {terms[name]:.1f}" for name in shown(terms, "gradient_norm", "kl_0"))
         self.bar.update(self.task, completed=iteration, rate=self.rate(iteration), losses=losses)
 
     def report(self, record: dict[str, Any]) -> None:
@@ -81,9 +88,7 @@ class TrainingProgress:
         now = time.perf_counter()
         if not self.console.is_terminal and (now - self.last_line > PLAIN_LINE_SECONDS or iteration == self.total):
             self.last_line = now
-            losses = "  ".join(
-                f"{name} {record[name]:.2f}" for name in ("loss", "reconstruction", "kl_0", "kl_t", "hj")
-            )
+            losses = "  ".join(f"{name} {record[name]:.2f}" for name in shown(record, "gradient_norm", "learning_rate"))
             with contextlib.suppress(OSError):  # whoever read the lines may be gone; the run goes on
                 print(
                     f"{iteration}/{self.total}  {self.rate(iteration):.1f} it/s  {losses}", file=sys.stderr, flush=True

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from ffrl.baseline_config import BaselineConfig
 from ffrl.checks import require
 from ffrl.config import ComputeConfig, SupervisionConfig, TrainConfig
 from ffrl.errors import ArgumentError
@@ -24,7 +25,9 @@ RESUMABLE_FIELDS = frozenset(
 
 # Dotted name -> what version 0.1.0, which did not have the field, did.
 ADDED_LATER: dict[str, Any] = {
+    "method": "ffrl",
     "precision": "tf32x3",
+    "validation_images": 0,
     "held_out_classes": (),
     "model.prior": "diffusion",
     "model.prior_components": 10,
@@ -32,6 +35,7 @@ ADDED_LATER: dict[str, Any] = {
     "loss.pde": "hj_force",
     "loss.num_probes": 1,
     "supervision": dataclasses.asdict(SupervisionConfig()),
+    "baseline": dataclasses.asdict(BaselineConfig()),
     "compute": {**dataclasses.asdict(ComputeConfig()), "vae_precision": "float32"},
 }
 

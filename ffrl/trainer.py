@@ -26,12 +26,12 @@ from ffrl.checkpoint import (
 )
 from ffrl.checkpoint_writer import CheckpointWriter, snapshot
 from ffrl.config import TrainConfig
-from ffrl.data import TransformedImages, load_images, resolve_name, without_classes
+from ffrl.data import ImageSet, TransformedImages, load_images, resolve_name, without_classes, without_last
 from ffrl.devices import lay_out_like_parameters, prepare_for_speed, resolve_device
 from ffrl.distributed import lost_ranks_reported, num_ranks, rank, requested_ranks, together
 from ffrl.errors import ArgumentError, CheckpointError
 from ffrl.ledger import LossLedger
-from ffrl.models import SequenceVAE, build_model
+from ffrl.models import Autoencoder, build_model
 from ffrl.objective import TrainingObjective
 from ffrl.ops.backends import check_backend, resolve_backend
 from ffrl.progress import TrainingProgress, require_tensorboard
@@ -52,6 +52,12 @@ from ffrl.training_step import learning_rate, take_step
 logger = logging.getLogger(__name__)
 
 
+def training_images(config: TrainConfig) -> ImageSet:
+    """Of the training split: without those kept for validation and without the classes held out."""
+    images = without_last(load_images(config.data, "train", config.data_dir), config.validation_images)
+    return without_classes(images, config.held_out_classes)
+
+
 def in_parallel(objective: TrainingObjective, device: torch.device) -> torch.nn.Module:
     """The objective, its gradients averaged over all processes where there are several."""
     if num_ranks() == 1:
@@ -64,7 +70,7 @@ def in_parallel(objective: TrainingObjective, device: torch.device) -> torch.nn.
 
 
 class Trainer:
-    """Trains a SequenceVAE in a run folder.
+    """Trains the model of a method in a run folder.
 
     A run is a function of its configuration: batches depend on (seed, iteration), the posterior's noise on torch's
     generator, whose state is in every checkpoint. On the CPU a resumed run is bit-identical to an uninterrupted one.
@@ -81,14 +87,12 @@ class Trainer:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self.config, self.device = config, resolve_device(config.device)
-        self.images = together(
-            lambda: without_classes(load_images(config.data, "train", config.data_dir), config.held_out_classes)
-        )
+        self.images = together(lambda: training_images(config))
         self.data = TransformedImages(self.images.images, config.sequence, self.device)
         torch.manual_seed(config.seed)
         self.model = build_model(config).to(self.device)
         prepare_for_speed(self.model, config.compute, self.device)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.optimizer.learning_rate, fused=True)
+        self.optimizer = torch.optim.Adam(self.model.parameter_groups(), lr=config.optimizer.learning_rate, fused=True)
         self.objective = TrainingObjective(self.model, config)
         self.terms = in_parallel(self.objective, self.device)
         self.ledger = LossLedger(self.device)
@@ -190,7 +194,7 @@ class Trainer:
         """One iteration, whose values go into the ledger; a step whose loss or gradient is not finite is not taken."""
         config, number = self.config, self.iteration + 1
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config.optimizer, number, config.iterations)
+            group["lr"] = group.get("fixed_rate") or learning_rate(config.optimizer, number, config.iterations)
         batch = self.data.training_batch(
             config.seed, number, config.batch_size, config.mixed_batches, rank=rank(), num_ranks=num_ranks()
         )
@@ -279,8 +283,7 @@ class Trainer:
         """Write out the means of an interval at its end."""
         if metrics is not None and progress is not None:
             record: dict[str, Any] = {"iteration": self.iteration, **self.ledger.means()}
-            record["learning_rate"] = self.optimizer.param_groups[0]["lr"]
-            record["diffusivity"] = self.model.prior.diffusivity.detach().tolist()
+            record |= {"learning_rate": self.optimizer.param_groups[0]["lr"], **self.model.logged()}
             metrics.append(record)
             progress.report(record)
         if self.iteration % self.config.log_every == 0:  # a longer run completes the interval of a last line
@@ -311,7 +314,7 @@ class Trainer:
         write_json(self.config.out / SUMMARY_FILE, summary)
 
 
-def load_model(run: Path, *, device: str = "auto", backend: str | None = None) -> tuple[SequenceVAE, TrainConfig, int]:
+def load_model(run: Path, *, device: str = "auto", backend: str | None = None) -> tuple[Autoencoder, TrainConfig, int]:
     """Model in evaluation mode, configuration and iteration of the newest checkpoint of a run folder."""
     config = load_config(run)
     backend = config.backend if backend is None else backend

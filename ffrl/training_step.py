@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ffrl.config import OptimizerConfig
 from ffrl.ledger import LossLedger
-from ffrl.models import SequenceVAE
+from ffrl.models import Autoencoder
 
 
 def learning_rate(config: OptimizerConfig, iteration: int, iterations: int) -> float:
@@ -27,7 +27,7 @@ def gradient_norm(model: torch.nn.Module) -> Tensor:
 
 
 def take_step(
-    model: SequenceVAE,
+    model: Autoencoder,
     optimizer: torch.optim.Adam,
     terms: dict[str, Tensor],
     ledger: LossLedger,

@@ -24,7 +24,7 @@ from ffrl.data.transforms import sampling_grid, scale_rotate_frames
 from ffrl.errors import ArgumentError
 from ffrl.evaluation import summarize
 from ffrl.metrics import copy_baseline, equivariance_error, zero_baseline
-from ffrl.models import PotentialMLP, SequenceVAE, flow_rollout
+from ffrl.models import Autoencoder, PotentialMLP, SequenceVAE, flow_rollout
 from ffrl.ops import potential_derivatives
 
 Step = Mapping[int, float]
@@ -176,7 +176,7 @@ def composed_frames(data: TransformedImages, indices: Tensor, progress: Tensor) 
 
 
 @torch.no_grad()
-def decode(model: SequenceVAE, z: Tensor) -> Tensor:
+def decode(model: Autoencoder, z: Tensor) -> Tensor:
     """Mean images (B, S+1, C, I, I) in [0, 1] of states (B, S+1, D)."""
     return torch.sigmoid(model.decode_sequence(z))
 

@@ -146,7 +146,7 @@ def main(argv: list[str]) -> int:
     out = command.run / FIGURES_FOLDER if command.out is None else command.out
     trained = load_trained_run(command.run, device=command.device, backend=command.backend, data_dir=command.data_dir)
     check_writable(out)
-    model, iteration, images, data = trained.model, trained.iteration, trained.images, trained.data
+    model, iteration, images, data = trained.flow_model(), trained.iteration, trained.images, trained.data
     evaluation, remark = read_evaluation(command.run, iteration)
     chosen = command.indices
     if chosen is None:

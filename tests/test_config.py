@@ -11,6 +11,7 @@ import pytest
 
 from ffrl.config import (
     PRESET_NAMES,
+    BaselineConfig,
     ComputeConfig,
     LossConfig,
     ModelConfig,
@@ -33,7 +34,7 @@ def changed(config: TrainConfig, **values: Any) -> TrainConfig:
     return config
 
 
-PARTS = ("sequence", "model", "loss", "supervision", "optimizer")
+PARTS = ("sequence", "model", "loss", "supervision", "baseline", "optimizer")
 
 EVERYTHING_CHANGED = TrainConfig(
     out=Path("/tmp/elsewhere"),
@@ -51,6 +52,7 @@ EVERYTHING_CHANGED = TrainConfig(
     mixed_batches=False,
     checkpoint_every=3,
     keep_checkpoints=4,
+    validation_images=20,
     log_every=6,
     tensorboard=False,
     resume=True,
@@ -62,8 +64,17 @@ EVERYTHING_CHANGED = TrainConfig(
     compute=ComputeConfig("bfloat16", "on", True, 3, False),
 )
 
+# No method has all settings: these are those that EVERYTHING_CHANGED cannot change, of one method and of others.
+SLOW_VAE = TrainConfig(method="slow-vae", baseline=BaselineConfig(beta=2.0, gamma=5.0, rate=3.0))
+OTHERS: tuple[tuple[Any, BaselineConfig], ...] = (
+    ("tvae", BaselineConfig(capsules=4, initial_mu=3.0, time_window=1, capsule_window=2)),
+    ("factor-vae", BaselineConfig(discriminator_width=9, discriminator_rate=1e-3)),
+    ("poflow", BaselineConfig(match_weight=3.0)),
+)
+METHODS_CHANGED = [SLOW_VAE, *(dataclasses.replace(TrainConfig(), method=name, baseline=one) for name, one in OTHERS)]
 
-@pytest.mark.parametrize("config", [*map(preset_config, PRESET_NAMES), EVERYTHING_CHANGED], ids=[*PRESET_NAMES, "all"])
+
+@pytest.mark.parametrize("config", [*map(preset_config, PRESET_NAMES), EVERYTHING_CHANGED, *METHODS_CHANGED])
 def test_round_trip_through_json(config: TrainConfig):
     data = to_dict(config)
     back = from_dict(json.loads(json.dumps(data)))
@@ -82,7 +93,9 @@ def test_the_changed_configuration_differs_from_the_defaults_in_every_field():
         for name in one[part]
         if one[part][name] == other[part][name]
     ]
-    assert same == []
+    assert same == ["method", "baseline"]
+    for config in METHODS_CHANGED:
+        assert config.method != "ffrl" and config.baseline != BaselineConfig()
 
 
 def test_paper_preset():
@@ -173,7 +186,8 @@ def test_every_other_field_is_a_difference():
     expected = {name for name in to_dict(base) if name not in {*RESUMABLE_FIELDS, *PARTS}}
     for part in PARTS:
         expected |= {f"{part}.{name}" for name in to_dict(base)[part]}
-    assert expected - set(differences(base, EVERYTHING_CHANGED)) == {
+    found = set().union(*(differences(base, changed) for changed in (EVERYTHING_CHANGED, *METHODS_CHANGED)))
+    assert expected - found == {
         "iterations",
         "model.image_channels",
         "model.image_size",

@@ -18,7 +18,10 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("__init__",),
     ("errors",),
-    ("checks", "config", "saved_config", "presets", "vp_config", "experiments", "records", "kernels", "distributed"),
+    (
+        *("checks", "baseline_config", "config", "saved_config", "presets", "vp_config", "experiments"),
+        *("records", "kernels", "distributed", "densities"),
+    ),
     ("ops",),
     ("models", "data"),
     ("losses", "metrics", "supervision"),
@@ -50,9 +53,11 @@ ALLOWED_DISTRIBUTIONS = {
     "__init__": set(),
     "errors": set(),
     "checks": set(),
+    "baseline_config": set(),
     "config": set(),
     "saved_config": set(),
     "distributed": {"torch"},
+    "densities": {"torch"},
     "presets": set(),
     "vp_config": set(),
     "experiments": set(),

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ffrl.config import ModelConfig, PDEName, Precision, TrainConfig
+from ffrl.config import ModelConfig, PDEName, Precision
 from ffrl.errors import ArgumentError
+from ffrl.models.autoencoder import Autoencoder
 from ffrl.models.choice import Choice
-from ffrl.models.decoder import Decoder
-from ffrl.models.encoder import Encoder
 from ffrl.models.flow import LatentFlow, step_rows
 from ffrl.models.pde import build_pde
 from ffrl.models.potential import PotentialMLP
@@ -33,7 +31,7 @@ class SequenceOutputs(NamedTuple):
     logits: Tensor  # (B, T+1, C, I, I)
 
 
-class SequenceVAE(nn.Module):
+class SequenceVAE(Autoencoder):
     """Encoder, decoder, K potentials and the equation asked of them, and a prior (FFRL, section 3).
 
     Only where the equation has a force there is a network ``force``; only with ``recognized_frames``, T+1, is there
@@ -50,11 +48,7 @@ class SequenceVAE(nn.Module):
         *,
         recognized_frames: int | None = None,
     ) -> None:
-        super().__init__()
-        self.config = config
-        self.vae_dtype: torch.dtype | None = None  # of the products outside the potentials; None: that of the weights
-        self.encoder = Encoder(config)
-        self.decoder = Decoder(config)
+        super().__init__(config)
         sizes = (config.latent_dim, config.potential_widths, num_potentials)
         self.flow = LatentFlow(PotentialMLP(*sizes, config.output_activation, config.time_dim), backend, precision)
         self.pde = build_pde(pde, num_potentials)
@@ -73,23 +67,27 @@ class SequenceVAE(nn.Module):
     def num_potentials(self) -> int:
         return self.potential.num_potentials
 
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """The region in which encoder, decoder and q(k | x) compute in ``vae_dtype``."""
-        if self.vae_dtype is None:
-            return contextlib.nullcontext()
-        return torch.autocast(self.prior.diffusivity.device.type, dtype=self.vae_dtype)
+    def networks(self) -> list[nn.Module]:
+        return [*super().networks(), *([] if self.transformation is None else [self.transformation])]
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance (M, D) of q(z | x) of images x (M, C, I, I), in the dtype of x."""
-        with self.autocast():
-            mu, log_var = self.encoder(x)
-        return mu.to(x.dtype), log_var.to(x.dtype)
+    def noise_shape(self, num_steps: int) -> tuple[int, ...]:
+        """(D,): of z_0 alone."""
+        return (self.config.latent_dim,)
 
-    def decode_sequence(self, z: Tensor) -> Tensor:
-        """Logits of all frames (B, T+1, C, I, I) from z (B, T+1, D), in one decoder call and in the dtype of z."""
-        with self.autocast():
-            logits = self.decoder.logits(z.flatten(0, 1))
-        return logits.to(z.dtype).unflatten(0, z.shape[:2])
+    def logged(self) -> dict[str, list[float]]:
+        return {"diffusivity": self.prior.diffusivity.detach().tolist()}
+
+    def carry(self, z0: Tensor, k: int | Tensor, num_steps: int) -> Tensor:
+        """z_t = z_{t-1} + ∇u^k(z_{t-1}, t), (B, T+1, D)."""
+        return self.flow.roll(z0, k, num_steps).z
+
+    def flow_errors(self, z: Tensor, k: Tensor) -> dict[str, Tensor]:
+        """Mean squared residual of the equation over the steps, and |∇u(z_0, 0)|²."""
+        trajectory = self.trajectory(z[:, 0], k, z.shape[1] - 1)
+        return {
+            "hj_residual": self.pde_residual(trajectory, k).square().mean(1),
+            "initial_condition": self.initial_velocity(z[:, 0], k).square().sum(-1),
+        }
 
     def force_along(self, z: Tensor, k: int | Tensor) -> Tensor:
         """f = -MLP(z_{t-1}, t)² <= 0 of every step of states z (B, T+1, D), (B, T): FFRL eq. 6.
@@ -150,14 +148,7 @@ class SequenceVAE(nn.Module):
                 does not need it.
             num_probes: estimate Δu from as many random signs instead, drawn from torch's generator after the noise.
         """
-        size = (self.config.image_channels, self.config.image_size, self.config.image_size)
-        if x.dim() != 5 or x.shape[1] < 2 or tuple(x.shape[2:]) != size:
-            raise ArgumentError("x.shape", tuple(x.shape), f"(B, T+1, {', '.join(map(str, size))}) with T >= 1")
-        dtype, device = self.prior.diffusivity.dtype, self.prior.diffusivity.device
-        if x.dtype != dtype:
-            raise ArgumentError("x.dtype", x.dtype, f"the dtype of the model, {dtype}")
-        if x.device != device:
-            raise ArgumentError("x.device", x.device, f"the device of the model, {device}")
+        self.check_sequences(x)
         choice = k if isinstance(k, Choice) else Choice(k)
         if not isinstance(choice.k, Tensor):
             raise ArgumentError("k", repr(k), f"an int64 tensor ({x.shape[0]},)")
@@ -175,15 +166,3 @@ class SequenceVAE(nn.Module):
     def project_(self) -> None:
         """Put constrained parameters back into their range; call after every optimizer step."""
         self.prior.project_()
-
-
-def build_model(config: TrainConfig) -> SequenceVAE:
-    """The model of a configuration, on the CPU, from torch's random number generator."""
-    return SequenceVAE(
-        config.model,
-        len(config.sequence.transformations),
-        config.backend,
-        config.precision,
-        config.loss.pde,
-        recognized_frames=None if config.supervision.mode == "supervised" else config.sequence.num_steps + 1,
-    )

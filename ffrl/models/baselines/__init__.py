@@ -1,0 +1,21 @@
+"""The methods that FFRL is compared with, behind one interface."""
+
+from ffrl.baseline_config import Method
+from ffrl.config import TrainConfig
+from ffrl.errors import ArgumentError
+from ffrl.models.baselines.baseline import Baseline, WithoutOperator
+from ffrl.models.baselines.vae import VAE, BetaVAE
+
+BASELINES: dict[Method, type[Baseline]] = {"vae": VAE, "beta-vae": BetaVAE}
+
+
+def build_baseline(config: TrainConfig) -> Baseline:
+    """The model of a method other than "ffrl", on the CPU, from torch's random number generator."""
+    if config.method not in BASELINES:
+        raise ArgumentError("method", repr(config.method), f"one of {tuple(BASELINES)}")
+    sequence = config.sequence
+    sizes = (len(sequence.transformations), sequence.num_steps)
+    return BASELINES[config.method](config.model, *sizes, config.loss, config.baseline)
+
+
+__all__ = ["BASELINES", "VAE", "Baseline", "BetaVAE", "WithoutOperator", "build_baseline"]

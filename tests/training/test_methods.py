@@ -1,0 +1,99 @@
+"""Every method trains by the one trainer, resumes bit for bit, and is scored by the one evaluator."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+import torch
+
+import ffrl.train
+from ffrl.config import BaselineConfig, EvaluationConfig, OptimizerConfig, TrainConfig
+from ffrl.errors import ArgumentError
+from ffrl.evaluation import evaluate_model
+from ffrl.metrics import log_prob_ceiling
+from ffrl.models.baselines import BASELINES
+from ffrl.run_folder import load_config, read_metrics
+from ffrl.trained_run import load_trained_run
+from ffrl.trainer import Trainer
+from tests.training.runs import MODEL, command_line, newest, run_differences, short_run
+
+# Terms of the loss of each method.
+TERMS: dict[str, list[str]] = {"vae": ["reconstruction", "kl"], "beta-vae": ["reconstruction", "kl"]}
+# Metrics that only some methods have.
+OF_FLOWS = {"hj_residual", "initial_condition"}
+SETTINGS: dict[str, BaselineConfig] = {}
+METHODS = list(BASELINES)
+
+
+def method_run(out: Any, method: Any, **changes: Any) -> TrainConfig:
+    settings = SETTINGS.get(method, BaselineConfig())
+    model = dataclasses.replace(MODEL, latent_dim=9)
+    return short_run(out, method=method, model=model, baseline=settings, validation_images=20, **changes)
+
+
+def test_every_method_is_here():
+    assert set(METHODS) == set(TERMS)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_300_iterations_lower_the_loss_and_the_result_is_evaluated(method: str, tmp_path):
+    rates = OptimizerConfig(learning_rate=2e-3)
+    config = method_run(
+        tmp_path / "run", method, iterations=300, log_every=20, checkpoint_every=300, batch_size=6, optimizer=rates
+    )
+    trainer = Trainer(config)
+    before = {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
+    assert trainer.run() is True
+    still = {name for name, value in trainer.model.named_parameters() if torch.equal(value, before[name])}
+    assert still <= {"flow.potential.bias3"}
+    lines = read_metrics(config.out)
+    assert [*lines[0]][: len(TERMS[method]) + 3] == ["iteration", *TERMS[method], "loss", "gradient_norm"]
+    floor = -(config.sequence.num_steps + 1) * log_prob_ceiling(config.model.image_channels, config.model.image_size)
+    first, last = lines[0]["loss"] - floor, lines[-1]["loss"] - floor
+    assert last < 0.7 * first
+    trained = load_trained_run(config.out, device="cpu")
+    evaluation = EvaluationConfig(num_images=6, likelihood_images=4, importance_samples=3)
+    result = evaluate_model(trained.model, trained.data, evaluation)
+    for row in result["transformations"].values():
+        assert set(row) & OF_FLOWS == (OF_FLOWS if method == "poflow" else set())
+        assert "folding_steps" not in row and row["is_bound"]
+        assert row["elbo"] < row["importance_weighted_bound"] < result["log_prob_ceiling"]
+        assert math.isfinite(row["equivariance_error"])
+    assert "diffusivity" not in result
+    with pytest.raises(ArgumentError, match=rf"^method = '{method}' .*'ffrl'"):
+        trained.flow_model()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_resumed_run_is_the_uninterrupted_one(method: str, tmp_path):
+    config = method_run(tmp_path / "whole", method)
+    Trainer(config).run()
+    parts = dataclasses.replace(config, out=tmp_path / "parts")
+    Trainer(dataclasses.replace(parts, iterations=8)).run()
+    assert run_differences(parts.out, config.out) != []
+    torch.manual_seed(99)
+    Trainer(dataclasses.replace(parts, resume=True)).run()
+    assert run_differences(parts.out, config.out) == []
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_command_line_chooses_the_method_and_shows_its_terms(method: str, tmp_path, capsys):
+    short = short_run(tmp_path / "run", iterations=2)
+    assert ffrl.train.main(command_line(short, "--method", method, "--validation-images", "5")) == 0
+    config = load_config(short.out)
+    assert (config.method, config.validation_images) == (method, 5)
+    line = capsys.readouterr().err.splitlines()[-1]
+    shown = [name for name in ("loss", *TERMS[method], "kl_t", "hj") if f" {name} " in line]
+    assert shown == ["loss", *TERMS[method]]
+    assert newest(short.out).iteration == 2
+
+
+def test_the_validation_images_are_not_trained_on(tmp_path):
+    fewer = Trainer(method_run(tmp_path / "fewer", "vae"))
+    whole = Trainer(dataclasses.replace(method_run(tmp_path / "none", "vae"), validation_images=0))
+    assert len(whole.data) - 20 == len(fewer.data)
+    assert torch.equal(whole.data.images[:-20], fewer.data.images)
+    assert "without the last 20" in fewer.images.source
