@@ -21,7 +21,12 @@ from ffrl.trainer import Trainer
 from tests.training.runs import MODEL, command_line, newest, run_differences, short_run
 
 # Terms of the loss of each method.
-TERMS: dict[str, list[str]] = {"vae": ["reconstruction", "kl"], "beta-vae": ["reconstruction", "kl"]}
+TERMS: dict[str, list[str]] = {
+    "vae": ["reconstruction", "kl"],
+    "beta-vae": ["reconstruction", "kl"],
+    "slow-vae": ["reconstruction", "kl", "transition"],
+    "poflow": ["reconstruction", "kl", "matching", "wave"],
+}
 # Metrics that only some methods have.
 OF_FLOWS = {"hj_residual", "initial_condition"}
 SETTINGS: dict[str, BaselineConfig] = {}

@@ -4,9 +4,16 @@ from ffrl.baseline_config import Method
 from ffrl.config import TrainConfig
 from ffrl.errors import ArgumentError
 from ffrl.models.baselines.baseline import Baseline, WithoutOperator
+from ffrl.models.baselines.poflow import PoFlow
+from ffrl.models.baselines.slow_vae import SlowVAE
 from ffrl.models.baselines.vae import VAE, BetaVAE
 
-BASELINES: dict[Method, type[Baseline]] = {"vae": VAE, "beta-vae": BetaVAE}
+BASELINES: dict[Method, type[Baseline]] = {
+    "vae": VAE,
+    "beta-vae": BetaVAE,
+    "slow-vae": SlowVAE,
+    "poflow": PoFlow,
+}
 
 
 def build_baseline(config: TrainConfig) -> Baseline:
@@ -15,7 +22,9 @@ def build_baseline(config: TrainConfig) -> Baseline:
         raise ArgumentError("method", repr(config.method), f"one of {tuple(BASELINES)}")
     sequence = config.sequence
     sizes = (len(sequence.transformations), sequence.num_steps)
-    return BASELINES[config.method](config.model, *sizes, config.loss, config.baseline)
+    model = BASELINES[config.method](config.model, *sizes, config.loss, config.baseline)
+    model.use_backend(config.backend, config.precision)
+    return model
 
 
 __all__ = ["BASELINES", "VAE", "Baseline", "BetaVAE", "WithoutOperator", "build_baseline"]

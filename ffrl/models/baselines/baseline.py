@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ffrl.baseline_config import BaselineConfig
-from ffrl.config import LossConfig, ModelConfig
+from ffrl.config import LossConfig, ModelConfig, Precision
 from ffrl.densities import gaussian_log_prob, reconstruction_nll
 from ffrl.errors import ArgumentError
 from ffrl.models.autoencoder import Autoencoder
@@ -30,6 +30,9 @@ class Baseline(Autoencoder):
         super().__init__(config)
         self.num_transformations, self.num_steps = num_transformations, num_steps
         self.loss, self.settings = loss, settings
+
+    def use_backend(self, backend: str, precision: Precision) -> None:
+        """Let the potentials, where there are any, be evaluated by this backend of the potential op."""
 
     def noise_shape(self, num_steps: int) -> tuple[int, ...]:
         """(T+1, D): of every z_t."""
@@ -75,10 +78,8 @@ class WithoutOperator(Baseline):
 
     has_operator = False
 
-    def __init__(self, *args: object) -> None:
-        super().__init__(*args)  # type: ignore[arg-type]
-        self.dimension: Tensor | None = None  # (K,) int64
-        self.end_value: Tensor | None = None  # (K,)
+    dimension: Tensor | None = None  # (K,) int64
+    end_value: Tensor | None = None  # (K,)
 
     def move_along(self, dimension: Tensor, end_value: Tensor) -> None:
         """Let ``carry`` move these dimensions, (K,) int64 in 0..D-1, to these end values (K,)."""
