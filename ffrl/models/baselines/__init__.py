@@ -6,12 +6,14 @@ from ffrl.errors import ArgumentError
 from ffrl.models.baselines.baseline import Baseline, WithoutOperator
 from ffrl.models.baselines.poflow import PoFlow
 from ffrl.models.baselines.slow_vae import SlowVAE
+from ffrl.models.baselines.tvae import TVAE
 from ffrl.models.baselines.vae import VAE, BetaVAE
 
 BASELINES: dict[Method, type[Baseline]] = {
     "vae": VAE,
     "beta-vae": BetaVAE,
     "slow-vae": SlowVAE,
+    "tvae": TVAE,
     "poflow": PoFlow,
 }
 

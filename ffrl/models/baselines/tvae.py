@@ -1,0 +1,118 @@
+"""Topographic VAE: codes whose transformations are rolls of capsules (Keller and Welling, 2021)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ffrl.baseline_config import BaselineConfig
+from ffrl.config import LossConfig, ModelConfig
+from ffrl.densities import gaussian_log_prob, kl_standard_normal
+from ffrl.models.baselines.baseline import Baseline
+from ffrl.models.encoder import Encoder
+from ffrl.records import SequenceBatch
+
+EPSILON = 1e-6
+
+
+class TVAE(Baseline):
+    """T = (z + μ) / sqrt(W u² + ε) from two Gaussian encoders, a Student-t variable with the topography of W.
+
+        loss = Σ_t [-log p(x_t | T_t) + KL(q(z_t | x_t) || N(0, I)) + KL(q(u_t | x_t) || N(0, I))]
+        (W u²)_t = (2L+1)/n_t Σ_{|s| <= L, 0 <= t+s <= T} Σ_{|j| <= J} Roll_{j-s} u²_{t+s}
+
+    with n_t the number of summands s and μ one learned number. The code is C capsules of D // C variables each; what is
+    left over has no neighbours and is never rolled.
+
+    The method is published for cyclic sequences of one transformation at a time. Adaptations to T+1 states that are no
+    cycle, and to K transformations:
+
+    - the window over time ends at x_0 and x_T, and the factor (2L+1)/n_t makes up for what is beyond, so that of a
+      sequence of rolled codes every T_t, the first and last too, is the roll of T_0;
+    - the code that is carried is that of x_0 alone, the window being one frame, n_0 = 1;
+    - capsule c belongs to transformation c mod K: k rolls its own capsules and leaves the others alone, as one roll
+      for all could not know which k is meant;
+    - a capsule is still a ring, on which T+1 states are distinct if it has at least T+1 places. The default number of
+      capsules is the largest multiple of K that leaves as many, and at least K: with a small D they are shorter,
+      and states recur.
+    """
+
+    def __init__(
+        self, config: ModelConfig, num_transformations: int, num_steps: int, loss: LossConfig, settings: BaselineConfig
+    ) -> None:
+        super().__init__(config, num_transformations, num_steps, loss, settings)
+        self.energy_encoder = Encoder(config)  # of u
+        self.mu = nn.Parameter(torch.tensor(float(settings.initial_mu)))
+        default = num_transformations * max(1, config.latent_dim // (num_transformations * (num_steps + 1)))
+        self.capsules = settings.capsules or default
+        self.capsule_dim = config.latent_dim // self.capsules
+
+    def networks(self) -> list[nn.Module]:
+        return [*super().networks(), self.energy_encoder]
+
+    def noise_shape(self, num_steps: int) -> tuple[int, ...]:
+        """(T+1, 2, D): of every z_t and u_t."""
+        return (num_steps + 1, 2, self.config.latent_dim)
+
+    def encode_energy(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance (M, D) of q(u | x) of images x (M, C, I, I)."""
+        with self.autocast():
+            mu, log_var = self.energy_encoder(x)
+        return mu.to(x.dtype), log_var.to(x.dtype)
+
+    def roll(self, code: Tensor, k: int | Tensor, steps: int) -> Tensor:
+        """A code (B, D) with the capsules of k, int or (B,), rolled by ``steps`` places."""
+        rolled_part = self.capsules * self.capsule_dim
+        grid = code[:, :rolled_part].unflatten(1, (self.capsules, self.capsule_dim))
+        owner = torch.arange(self.capsules, device=code.device) % self.num_transformations  # (C,)
+        kinds = torch.as_tensor(k, device=code.device).expand(code.shape[0])
+        mine = (owner == kinds[:, None])[..., None]  # (B, C, 1)
+        grid = torch.where(mine, grid.roll(steps, dims=2), grid)
+        return torch.cat([grid.flatten(1), code[:, rolled_part:]], dim=1)
+
+    def smoothed(self, energy: Tensor) -> Tensor:
+        """Σ_{|j| <= J} Roll_j of u² (B, D) in every capsule, each j modulo its length once."""
+        rolled_part = self.capsules * self.capsule_dim
+        grid = energy[:, :rolled_part].unflatten(1, (self.capsules, self.capsule_dim))
+        window = self.settings.capsule_window
+        places = {j % self.capsule_dim for j in range(-window, window + 1)}
+        summed = torch.stack([grid.roll(j, dims=2) for j in sorted(places)]).sum(0)
+        return torch.cat([summed.flatten(1), energy[:, rolled_part:]], dim=1)
+
+    def topographic(self, z: Tensor, u: Tensor, k: int | Tensor) -> Tensor:
+        """T_0..T_T of z and u (B, S, D), the frames of a sequence or part of one: (B, S, D)."""
+        window, length = self.settings.time_window, u.shape[1]
+        energy = [self.smoothed(one) for one in u.square().unbind(1)]
+        denominators = []
+        for t in range(length):
+            seen = range(max(0, t - window), min(length, t + window + 1))
+            total = torch.stack([self.roll(energy[s], k, t - s) for s in seen]).sum(0)
+            denominators.append((2 * window + 1) / len(seen) * total)
+        return (z + self.mu) / torch.sqrt(torch.stack(denominators, dim=1) + EPSILON)
+
+    def code(self, x: Tensor) -> Tensor:
+        """T (M, D) of images x (M, C, I, I), each alone, at the posterior means."""
+        return self.topographic(self.encode(x)[0][:, None], self.encode_energy(x)[0][:, None], 0)[:, 0]
+
+    def carry(self, z0: Tensor, k: int | Tensor, num_steps: int) -> Tensor:
+        """Roll_t of codes z0 (B, D), t = 0..T, (B, T+1, D)."""
+        return torch.stack([self.roll(z0, k, t) for t in range(num_steps + 1)], dim=1)
+
+    def sampled(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """T (M, D) of images x (M, C, I, I), each alone, with noise (M, 2, D), and log p - log q (M,) of z and u."""
+        drawn, log_ratio = [], torch.zeros_like(x[:, 0, 0, 0])
+        for i, (mu, log_var) in enumerate((self.encode(x), self.encode_energy(x))):
+            drawn.append(mu + torch.exp(0.5 * log_var) * noise[:, i])
+            zeros = torch.zeros_like(mu)
+            prior = gaussian_log_prob(drawn[i], zeros, zeros)
+            log_ratio = log_ratio + prior - gaussian_log_prob(drawn[i], mu, log_var)
+        return self.topographic(drawn[0][:, None], drawn[1][:, None], 0)[:, 0], log_ratio
+
+    def terms(self, batch: SequenceBatch, noise: Tensor) -> dict[str, Tensor]:
+        mu_z, log_var_z = self.posteriors(batch)
+        frames = batch.x.shape[:2]
+        mu_u, log_var_u = (part.unflatten(0, frames) for part in self.encode_energy(batch.x.flatten(0, 1)))
+        z = mu_z + torch.exp(0.5 * log_var_z) * noise[:, :, 0]
+        u = mu_u + torch.exp(0.5 * log_var_u) * noise[:, :, 1]
+        kl = kl_standard_normal(mu_z, log_var_z) + kl_standard_normal(mu_u, log_var_u)
+        return self.elbo_terms(batch.x, self.topographic(z, u, batch.k), kl)
