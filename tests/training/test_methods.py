@@ -25,12 +25,13 @@ TERMS: dict[str, list[str]] = {
     "vae": ["reconstruction", "kl"],
     "beta-vae": ["reconstruction", "kl"],
     "slow-vae": ["reconstruction", "kl", "transition"],
+    "factor-vae": ["reconstruction", "kl", "density_ratio", "discriminator"],
     "tvae": ["reconstruction", "kl"],
     "poflow": ["reconstruction", "kl", "matching", "wave"],
 }
 # Metrics that only some methods have.
 OF_FLOWS = {"hj_residual", "initial_condition"}
-SETTINGS: dict[str, BaselineConfig] = {}
+SETTINGS = {"factor-vae": BaselineConfig(discriminator_width=32)}
 METHODS = list(BASELINES)
 
 
@@ -103,3 +104,21 @@ def test_the_validation_images_are_not_trained_on(tmp_path):
     assert len(whole.data) - 20 == len(fewer.data)
     assert torch.equal(whole.data.images[:-20], fewer.data.images)
     assert "without the last 20" in fewer.images.source
+
+
+def test_the_discriminator_has_its_own_rate_and_moments_in_training_and_after_a_resume(tmp_path):
+    config = method_run(tmp_path / "run", "factor-vae", optimizer=OptimizerConfig(1e-2, "cosine", 2))
+    trainer = Trainer(config)
+    trainer.step()
+    first, second = trainer.optimizer.param_groups
+    assert (first["lr"], first["betas"]) == (5e-3, (0.9, 0.999))
+    assert (second["lr"], second["betas"]) == (1e-4, (0.5, 0.9))
+    trainer.run()
+    resumed = Trainer(dataclasses.replace(config, resume=True))
+    for old, new in zip(trainer.optimizer.param_groups, resumed.optimizer.param_groups, strict=True):
+        assert [old[name] for name in ("lr", "betas")] == [new[name] for name in ("lr", "betas")]
+    assert second["fixed_rate"] == resumed.optimizer.param_groups[1]["fixed_rate"] == 1e-4
+
+    for group in trainer.optimizer.param_groups:
+        for parameter in group["params"]:
+            assert trainer.optimizer.state[parameter]["step"] == 14

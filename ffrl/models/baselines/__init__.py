@@ -4,6 +4,7 @@ from ffrl.baseline_config import Method
 from ffrl.config import TrainConfig
 from ffrl.errors import ArgumentError
 from ffrl.models.baselines.baseline import Baseline, WithoutOperator
+from ffrl.models.baselines.factor_vae import FactorVAE
 from ffrl.models.baselines.poflow import PoFlow
 from ffrl.models.baselines.slow_vae import SlowVAE
 from ffrl.models.baselines.tvae import TVAE
@@ -12,6 +13,7 @@ from ffrl.models.baselines.vae import VAE, BetaVAE
 BASELINES: dict[Method, type[Baseline]] = {
     "vae": VAE,
     "beta-vae": BetaVAE,
+    "factor-vae": FactorVAE,
     "slow-vae": SlowVAE,
     "tvae": TVAE,
     "poflow": PoFlow,
@@ -29,4 +31,4 @@ def build_baseline(config: TrainConfig) -> Baseline:
     return model
 
 
-__all__ = ["BASELINES", "VAE", "Baseline", "BetaVAE", "WithoutOperator", "build_baseline"]
+__all__ = ["BASELINES", "Baseline", "WithoutOperator", "build_baseline"]
