@@ -114,7 +114,11 @@ def measure(cell: Cell, settings: Settings) -> dict[str, Any]:
         command = GeneralisationCommand(config.out, classes=HELD_OUT, num_images=num_images, data_dir=config.data_dir)
         return score(command, trained)
     evaluation = EvaluationConfig(num_images=settings.num_images, likelihood_images=100, importance_samples=4)
-    return {"matching": trained.matching, **evaluate_model(trained.model, trained.data, evaluation)}
+    return {
+        "matching": trained.matching,
+        "traversal": trained.traversal,
+        **evaluate_model(trained.model, trained.data, evaluation),
+    }
 
 
 def stop_with_parent(parent: int) -> None:

@@ -134,6 +134,8 @@ def main(argv: list[str]) -> int:
         "split": "test",
         "supervision": trained.config.supervision.mode,
         "matching": trained.matching,
+        "method": trained.config.method,
+        "traversal": trained.traversal,
         **evaluate_model(trained.model, trained.data, config),
     }
     print_tables(result)

@@ -72,6 +72,7 @@ def main(argv: list[str]) -> int:
         "data": trained.config.data,
         "split": "test",
         "matching": trained.matching,
+        "traversal": trained.traversal,
         "config": dataclasses.asdict(command.vp),
         **vp_score(trained.model, trained.data, command.vp),
     }

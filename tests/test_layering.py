@@ -25,7 +25,7 @@ LAYERS = (
     ("ops",),
     ("models", "data"),
     ("losses", "metrics", "supervision"),
-    ("matching",),
+    ("matching", "traversal_search"),
     (
         "command_line",
         "checkpoint",

@@ -62,6 +62,7 @@ def test_300_iterations_lower_the_loss_and_the_result_is_evaluated(method: str, 
     first, last = lines[0]["loss"] - floor, lines[-1]["loss"] - floor
     assert last < 0.8 * first
     trained = load_trained_run(config.out, device="cpu")
+    assert (trained.traversal is None) == trained.model.has_operator
     evaluation = EvaluationConfig(num_images=6, likelihood_images=4, importance_samples=3)
     result = evaluate_model(trained.model, trained.data, evaluation)
     for row in result["transformations"].values():
