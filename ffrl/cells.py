@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ffrl.comparison import compare
 from ffrl.config import EvaluationConfig, TrainConfig
 from ffrl.errors import FfrlError
 from ffrl.experiments import HELD_OUT, Measure
@@ -43,9 +44,10 @@ class Cell(NamedTuple):
 
 def measured_by(measure: Measure, settings: Settings) -> dict[str, Any]:
     """The settings that a measure's results depend on, as plain JSON values."""
+    vp = json.loads(json.dumps(dataclasses.asdict(settings.vp)))
     if measure == "vp":
-        return json.loads(json.dumps(dataclasses.asdict(settings.vp)))
-    return {"num_images": settings.num_images}
+        return vp
+    return {"num_images": settings.num_images, **({"vp": vp} if measure == "comparison" else {})}
 
 
 def result_file(cell: Cell) -> Path:
@@ -107,6 +109,8 @@ def measure(cell: Cell, settings: Settings) -> dict[str, Any]:
         from ffrl.vp_score import vp_score
 
         return vp_score(trained.model, trained.data, settings.vp)
+    if cell.measure == "comparison":
+        return compare(trained, settings.num_images, settings.vp)
     if cell.measure == "generalisation":
         from ffrl.generalisation import GeneralisationCommand, score
 

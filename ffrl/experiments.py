@@ -9,11 +9,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
+from ffrl.baseline_config import Method
 from ffrl.config import TrainConfig
 from ffrl.errors import ArgumentError
 
-Measure = Literal["errors", "vp", "generalisation"]
-TableName = Literal["supervision", "priors", "pdes", "num_k", "seq_len", "vp", "generalisation"]
+Measure = Literal["errors", "vp", "generalisation", "comparison"]
+TableName = Literal["table1", "supervision", "priors", "pdes", "num_k", "seq_len", "vp", "generalisation"]
 
 
 class Row(NamedTuple):
@@ -41,7 +42,27 @@ BASE = Row("base", "supervised", {}, in_paper(185.42, 153.54, 158.57))
 WEAK = Row("weak", "weakly supervised", {"supervision.mode": "weak"}, in_paper(193.84, 157.16, 165.19))
 HELD_OUT = (5, 9)
 
+
+def compared(method: Method, label: str, *errors: float) -> Row:
+    """A row of table 1: all rows train on the same images, without those on which some choose their traversals."""
+    changes = {"method": method, "validation_images": 100}
+    return Row(f"table1_{method}", label, changes, in_paper(*errors))
+
+
 EXPERIMENTS: dict[str, Experiment] = {
+    "table1": Experiment(
+        "FFRL and what it is compared with",
+        "comparison",
+        (
+            compared("vae", "VAE, unsupervised", 1275, 1311, 1369),
+            compared("beta-vae", "beta-VAE, unsupervised", 742, 751, 808),
+            compared("factor-vae", "FactorVAE, unsupervised", 660, 632, 662),
+            compared("slow-vae", "SlowVAE, sequences", 462, 447, 398),
+            compared("tvae", "TVAE, supervised", 505, 493, 451),
+            compared("poflow", "PoFlow, supervised", 234.78, 231.42, 240.57),
+            compared("ffrl", "FFRL, supervised", 185.42, 153.54, 158.57),
+        ),
+    ),
     "supervision": Experiment(
         "Supervision: where k comes from",
         "errors",

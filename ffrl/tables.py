@@ -16,6 +16,7 @@ from typing import Any
 from ffrl.cells import Cell, Settings, finished_result, run_cell
 from ffrl.checks import require_integer
 from ffrl.command_line import run_command
+from ffrl.comparison import REMARK, comparison_numbers
 from ffrl.config import DataName, Preset
 from ffrl.experiments import EXPERIMENTS, Experiment, TableName, replaced
 from ffrl.presets import preset_config
@@ -34,7 +35,7 @@ class TablesCommand:
     """
 
     name: TableName
-    """supervision, priors, pdes, num_k, seq_len, vp or generalisation."""
+    """table1, supervision, priors, pdes, num_k, seq_len, vp or generalisation."""
     seeds: int = 5
     """Runs of each row, with the seeds 0, 1, ..."""
     preset: Preset = "small"
@@ -103,6 +104,7 @@ def remark_on(command: TablesCommand, cells: Sequence[Cell], num_images: int | N
     images = f"{'all' if num_images is None else num_images} test images"
     of_measure = {
         "errors": f", {images}. Errors are E_k, summed over t, channels and pixels.",
+        "comparison": f", {images}.{REMARK}",
         "generalisation": f", {images} at most of each set.",
         "vp": f", each of {len(command.vp.seeds)} classifiers on {command.vp.num_pairs:,} pairs of test images.",
     }
@@ -111,6 +113,8 @@ def remark_on(command: TablesCommand, cells: Sequence[Cell], num_images: int | N
 
 def numbers(measure: str, result: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of one cell that a table shows, by column."""
+    if measure == "comparison":
+        return comparison_numbers(result)
     if measure == "vp":
         return {
             "VP": 100 * result["generated"]["last"],

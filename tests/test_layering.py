@@ -44,7 +44,7 @@ LAYERS = (
         "evaluate",
     ),
     ("figures", "traversals", "traverse", "generalisation", "generalisation_errors", "vp", "vp_score"),
-    ("cells", "tables"),
+    ("cells", "comparison", "tables"),
 )
 LAYER_OF = {name: layer for layer, names in enumerate(LAYERS) for name in names}
 

@@ -1,0 +1,55 @@
+"""What the comparison of the methods measures of a run, and the columns of its table."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ffrl.config import EvaluationConfig
+from ffrl.run_folder import SUMMARY_FILE
+from ffrl.vp_config import VPConfig
+
+if TYPE_CHECKING:
+    from ffrl.trained_run import TrainedRun
+
+REMARK = (
+    " Errors are E_k, summed over t, channels and pixels; copy, black and autoencoding are those of answering x_0, "
+    "nothing and decode(encode(x_t)). Nats per image are means over k and t: those of FFRL from codes that have seen "
+    "x_0 alone, those of all others from codes that have seen x_t, so that they do not compare. VP in %, where there "
+    "are enough test images. Times are of the cells' own processes, one CPU thread each."
+)
+LIKELIHOODS = {"E log p": "log_likelihood", "ELBO": "elbo", "IW bound": "importance_weighted_bound"}
+
+
+def compare(trained: TrainedRun, num_images: int | None, vp: VPConfig) -> dict[str, Any]:
+    """Evaluation on the test set, the VP score where that has ``vp.num_pairs`` images, time and size of a run."""
+    from ffrl.evaluation import evaluate_model
+    from ffrl.vp_score import vp_score
+
+    evaluation = EvaluationConfig(num_images=num_images, likelihood_images=100, importance_samples=4)
+    summary = json.loads((trained.config.out / SUMMARY_FILE).read_text())
+    return {
+        "matching": trained.matching,
+        "traversal": trained.traversal,
+        **evaluate_model(trained.model, trained.data, evaluation),
+        "vp": vp_score(trained.model, trained.data, vp) if len(trained.data) >= vp.num_pairs else None,
+        "seconds_per_iteration": summary["seconds"] / summary["iteration"],
+        "parameters": summary["parameters"],
+    }
+
+
+def comparison_numbers(result: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a cell that the table shows, by column; E_k comes first."""
+    rows = result["transformations"]
+    found = {name: row["equivariance_error"] for name, row in rows.items()}
+    for baseline, label in (("copy", "copy"), ("zero", "black"), ("autoencoding", "autoencoding")):
+        found |= {f"{name}: {label}": row[baseline] for name, row in rows.items()}
+    for label, metric in LIKELIHOODS.items():
+        found[label] = statistics.fmean(row[metric] for row in rows.values())
+    if result["vp"] is not None:
+        found["VP"] = 100 * result["vp"]["generated"]["last"]
+    found["ms/iteration"] = 1000 * result["seconds_per_iteration"]
+    found["parameters, thousands"] = result["parameters"] / 1000
+    return found

@@ -1,0 +1,89 @@
+"""Table 1: its rows differ in the method alone, and a cell is measured by the common evaluator."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ffrl.baseline_config import METHOD_NAMES
+from ffrl.cells import Cell, Settings, finished_result, measure, measured_by, result_file
+from ffrl.comparison import compare, comparison_numbers
+from ffrl.config import TrainConfig
+from ffrl.experiments import EXPERIMENTS, replaced
+from ffrl.run_folder import write_json
+from ffrl.trained_run import load_trained_run
+from ffrl.trainer import Trainer
+from ffrl.vp_config import VPConfig
+from tests.training.runs import MODEL, short_run
+
+VP = VPConfig(num_pairs=30, train_fraction=0.5, widths=(4,), epochs=1, seeds=(0,))
+
+
+def test_rows_are_all_methods_and_differ_in_nothing_else():
+    rows = {row.changes["method"]: row for row in EXPERIMENTS["table1"].rows}
+    assert set(rows) == set(METHOD_NAMES) and len(EXPERIMENTS["table1"].rows) == len(METHOD_NAMES)
+    configs = [dataclasses.replace(replaced(TrainConfig(), row.changes), method="ffrl") for row in rows.values()]
+    assert all(config == configs[0] for config in configs) and configs[0].validation_images == 100
+    assert rows["poflow"].paper == {"scale": 234.78, "rotation": 231.42, "hue": 240.57}
+    assert rows["vae"].paper["hue"] == 1369 and rows["ffrl"].paper["rotation"] == 153.54
+
+
+def row(error: float, nats: float) -> dict[str, float]:
+    found = {"equivariance_error": error, "copy": 7.0, "zero": 8.0, "autoencoding": 9.0}
+    return {**found, "log_likelihood": nats, "elbo": nats - 1, "importance_weighted_bound": nats - 0.5}
+
+
+def test_columns_by_hand():
+    result = {
+        "transformations": {"scale": row(5.0, -10.0), "hue": row(6.0, -20.0)},
+        "vp": None,
+        "seconds_per_iteration": 0.25,
+        "parameters": 1500,
+    }
+    expected = {
+        **{"scale": 5.0, "hue": 6.0, "scale: copy": 7.0, "hue: copy": 7.0, "scale: black": 8.0, "hue: black": 8.0},
+        **{"scale: autoencoding": 9.0, "hue: autoencoding": 9.0, "E log p": -15.0, "ELBO": -16.0, "IW bound": -15.5},
+        **{"ms/iteration": 250.0, "parameters, thousands": 1.5},
+    }
+    assert comparison_numbers(result) == expected
+    assert list(comparison_numbers(result)) == list(expected)
+    scored: dict[str, Any] = {**result, "vp": {"generated": {"last": 0.75, "best": 0.9}}}
+    assert comparison_numbers(scored) == {**expected, "VP": 75.0}
+
+
+@pytest.mark.parametrize("method", ["ffrl", "slow-vae", "tvae"])
+def test_a_cell_is_measured(method: str, tmp_path: Path):
+    model = dataclasses.replace(MODEL, latent_dim=3)
+    config = short_run(tmp_path / "run", method=method, validation_images=4, iterations=3, model=model)
+    cell, settings = Cell("row", config, "comparison"), Settings(5, VP)
+    trainer = Trainer(config)
+    trainer.run()
+    result = measure(cell, settings)
+    found = comparison_numbers(result)
+    assert list(found)[:3] == ["scale", "rotation", "hue"] and 0 <= found["VP"] <= 100
+    assert result["parameters"] == sum(p.numel() for p in trainer.model.parameters())
+    assert found["ms/iteration"] > 0
+    assert (result["traversal"] is None) == (method != "slow-vae")
+    written = {"iteration": 3, "settings": measured_by("comparison", settings), "result": result}
+    write_json(result_file(cell), written)
+    assert finished_result(cell, settings) is not None
+    assert finished_result(cell, Settings(5, dataclasses.replace(VP, epochs=2))) is None
+    assert finished_result(cell, Settings(6, VP)) is None
+    trained = load_trained_run(config.out, device="cpu")
+    assert compare(trained, 5, VPConfig())["vp"] is None  # too few test images for its pairs
+
+
+@pytest.mark.slow
+def test_the_command_prints_the_table(tmp_path: Path):
+    flags = ["--preset", "tiny", "--data", "digits", "--seeds", "1", "--iterations", "4", "--num-images", "10"]
+    command = [sys.executable, "-m", "ffrl.tables", "table1", *flags, "--out", str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert result.returncode == 0, result.stderr
+    for label in (one.label for one in EXPERIMENTS["table1"].rows):
+        assert f"| {label} | " in result.stdout
+    assert "| scale | scale, paper |" in result.stdout and "parameters, thousands" in result.stdout
