@@ -68,9 +68,12 @@ def print_tables(result: dict[str, Any]) -> None:
             *("-" if value is None else f"{value:.4f}" for value in of_flow),
         )
     console.print(errors)
+    seen = "trained on x_0 alone, so for t > 0\nthis shows how it generalises and is no lower bound."
+    if "diffusivity" not in result:
+        seen = "trained on every frame.\nMethods without a latent operator move one dimension of the code in place of the flow."
     console.print(
-        "autoencoding: decode(encode(x_t)) in place of the flow; the encoder is trained on x_0 alone, so for t > 0\n"
-        "this shows how it generalises and is no lower bound. t=0: error of the one frame that needs no flow.",
+        f"autoencoding: decode(encode(x_t)) in place of the flow; the encoder is {seen} "
+        "t=0: error of the one frame that needs no flow.",
         style="dim",
     )
     if result["matching"] is not None:
