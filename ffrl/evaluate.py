@@ -70,7 +70,7 @@ def print_tables(result: dict[str, Any]) -> None:
     console.print(errors)
     seen = "trained on x_0 alone, so for t > 0\nthis shows how it generalises and is no lower bound."
     if "diffusivity" not in result:
-        seen = "trained on every frame.\nIn place of a flow, methods without one move a dimension of the code, or a capsule."
+        seen = "trained on every frame.\nMethods without a flow move a dimension of the code, or a capsule."
     console.print(
         f"autoencoding: decode(encode(x_t)) in place of the flow; the encoder is {seen} "
         "t=0: error of the one frame that needs no flow.",
