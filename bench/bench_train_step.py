@@ -25,6 +25,7 @@ from bench.train_step_cases import (
     CASES,
     FFRL,
     OBJECTIVES,
+    PLAIN,
     TrainCase,
     check_parity,
     iteration,
@@ -53,7 +54,7 @@ ffrl: the iteration of the trainer. bfloat16: with --compute.vae-precision bfloa
 PyTorch, one step and one frame after the other, by nested autograd with D reverse passes for each Laplacian.
 surrogate: plain with the sum of the Hessian's entries in its place. supervised: ffrl with k given. vae: all frames
 encoded and decoded by a VAE, no flow. decoding: frame 0 encoded, all decoded from codes beside its own: the least
-that a model of sequences does."""
+that a model of sequences does. The other methods (poflow, tvae, ...) as --method trains them."""
 PROFILE_LEGEND = """
 Medians (quartiles) of each part of ffrl's iteration run alone, its backward with it, and of the whole in the same
 rounds; what the sum of the parts leaves out, or counts twice, is the rest. GFLOP are of the products alone, forward
@@ -105,6 +106,8 @@ def chosen_cases(parser: argparse.ArgumentParser, arguments: argparse.Namespace)
         reason = None
         if arguments.profile and case.config.supervision.mode != "supervised":
             reason = f"{case.name} draws k and has no profile"
+        elif arguments.profile and PLAIN not in case.contenders:
+            reason = f"{case.name} compares other methods with ffrl, whose profile is that of small"
         elif not arguments.profile and kind not in case.devices:
             reason = f"{case.name} is for --device {case.devices[0]}; on {kind} it has a --profile alone"
         elif not contenders_of(case, arguments):

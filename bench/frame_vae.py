@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -32,6 +34,9 @@ class FrameVAE(nn.Module):
         """-log p of all frames from codes (B, T+1, D), in one call of the decoder, a scalar: the batch mean."""
         logits = self.decoder.logits(z.flatten(0, 1)).unflatten(0, z.shape[:2])
         return reconstruction_nll(logits, batch.x, config.loss).sum(1).mean()
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": list(self.parameters())}]
 
     def project_(self) -> None:
         """Nothing is constrained."""

@@ -14,7 +14,7 @@ from ffrl import models
 from ffrl.config import TrainConfig
 from ffrl.data import TransformedImages
 from ffrl.ledger import LossLedger
-from ffrl.models import SequenceVAE
+from ffrl.models import Autoencoder
 from ffrl.objective import Draws, TrainingObjective
 from ffrl.records import SequenceBatch
 from ffrl.training_step import take_step
@@ -48,14 +48,14 @@ def make_problem(config: TrainConfig, device: torch.device, parity_rows: int = P
     return Problem(config, data, data.training_batch(config.seed, 0, parity_rows, config.mixed_batches), noise)
 
 
-def build_model(config: TrainConfig, backend: str) -> SequenceVAE:
-    """Always with the same weights."""
+def build_model(config: TrainConfig, backend: str) -> Any:
+    """The model of the configuration's method, always with the same weights."""
     torch.manual_seed(config.seed)
     return models.build_model(dataclasses.replace(config, backend=backend))
 
 
 def sequence_terms(
-    model: SequenceVAE, batch: SequenceBatch, config: TrainConfig, number: int, noise: Tensor | None = None
+    model: Autoencoder, batch: SequenceBatch, config: TrainConfig, number: int, noise: Tensor | None = None
 ) -> Terms:
     """The objective that the trainer minimises."""
     objective = TrainingObjective(model, config)
@@ -68,14 +68,14 @@ class Iteration:
 
     Args:
         problem: the data and the configuration.
-        model: whose parameters are trained, with a ``project_``.
+        model: whose ``parameter_groups`` are trained, with a ``project_``.
         objective: what is minimised.
     """
 
     def __init__(self, problem: Problem, model: Any, objective: Objective = sequence_terms) -> None:
         self.problem, self.model, self.objective, self.number = problem, model, objective, 0
-        rate = problem.config.optimizer.learning_rate
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=rate, fused=True)
+        groups, rate = model.parameter_groups(), problem.config.optimizer.learning_rate
+        self.optimizer = torch.optim.Adam(groups, lr=rate, fused=True)
         self.ledger = LossLedger(problem.data.device)
 
     def __call__(self) -> None:

@@ -23,6 +23,7 @@ from bench.training_iteration import Problem, Terms, build_model, make_problem, 
 from ffrl.config import LossConfig, TrainConfig
 from ffrl.errors import ArgumentError
 from ffrl.models import PotentialMLP, SequenceVAE
+from ffrl.objective import TrainingObjective
 from ffrl.ops.oracle import potential_hessian_oracle
 from ffrl.presets import preset_config
 from ffrl.records import SequenceBatch
@@ -159,6 +160,26 @@ def test_an_iteration_trains_what_its_contender_has(name: str):
     assert moved - {"prior"} == (networks if name in ("vae", "decoding") else networks | {"flow", "force"})
 
 
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [("poflow", "flow"), ("tvae", "energy_encoder"), ("factor-vae", "discriminator"), ("slow-vae", ""), ("beta-vae", "")],
+)
+def test_the_other_methods_are_trained_as_the_trainer_does_it(name: str, part: str):
+    problem = problem_of(TINY, CPU)
+    call = iteration(name, problem, "auto")
+    assert call.problem.config == dataclasses.replace(problem.config, method=name)
+    before = {key: value.clone() for key, value in call.model.named_parameters()}
+    torch.manual_seed(3)
+    call()
+    objective = TrainingObjective(iteration(name, problem, "auto").model, call.problem.config)
+    torch.manual_seed(3)
+    batch = problem.training_batch(1)
+    terms = {key: float(value.detach()) for key, value in objective(*batch, objective.draw(1), 1).items()}
+    assert call.values()[: len(terms)] == pytest.approx([*terms.values()], rel=1e-5)
+    moved = {key.split(".")[0] for key, value in call.model.named_parameters() if not torch.equal(value, before[key])}
+    assert {"encoder", "decoder"} <= moved and (not part or part in moved)
+
+
 @pytest.mark.parametrize(("wrong", "term"), [("ffrl", "hj"), ("plain", "kl_t"), ("surrogate", "reconstruction")])
 def test_nothing_is_printed_where_another_loss_is_computed(
     wrong: str, term: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
@@ -241,6 +262,7 @@ def test_the_contender_in_bfloat16_computes_in_it():
         (["--backend", "none"], "--backend: "),
         (["--cases", "paper"], "paper is for --device cuda"),
         (["--cases", "small-weak", "--profile"], "small-weak draws k"),
+        (["--cases", "small-methods", "--profile"], "small-methods compares other methods"),
         (["--cases", "tiny", "--contenders", "supervised"], "tiny has the contenders ffrl"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -258,7 +280,7 @@ def test_bad_options_are_refused_before_anything_is_measured(
 
 def test_default_cases_are_those_of_the_device():
     assert [case.name for case in bench_train_step.parse([]).cases] == [
-        *("small", "small-weak", "paper-b8", "paper-b8-mixed")
+        *("small", "small-methods", "small-weak", "paper-b8", "paper-b8-mixed")
     ]
     assert [case.name for case in bench_train_step.parse(["--profile"]).cases] == [
         *("small", "paper-b8", "paper-b8-mixed")
