@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ffrl.config import EvaluationConfig
@@ -12,7 +12,10 @@ from ffrl.run_folder import SUMMARY_FILE
 from ffrl.vp_config import VPConfig
 
 if TYPE_CHECKING:
+    from ffrl.config import TrainConfig
     from ffrl.trained_run import TrainedRun
+
+DIGIT = 0  # the test image of the picture, a 7
 
 REMARK = (
     " Errors are E_k, summed over t, channels and pixels; copy, black and autoencoding are those of answering x_0, "
@@ -53,3 +56,37 @@ def comparison_numbers(result: Mapping[str, Any]) -> dict[str, float]:
     found["ms/iteration"] = 1000 * result["seconds_per_iteration"]
     found["parameters, thousands"] = result["parameters"] / 1000
     return found
+
+
+def traversal_picture(title: str, runs: Sequence[tuple[str, TrainConfig, Mapping[str, Any]]]) -> bytes:
+    """A PNG of what every method makes of one test image, from the noise-free code of x_0 alone.
+
+    Args:
+        title: first line.
+        runs: label, up to the comma shown, configuration and result of ``compare`` of each.
+    """
+    import torch
+
+    from ffrl.data import TransformedImages, load_images
+    from ffrl.figures.strips import Strip, strips
+    from ffrl.models.baselines import WithoutOperator
+    from ffrl.trainer import load_model
+    from ffrl.traversals import decode
+
+    config = runs[0][1]
+    images = load_images(config.data, "test", config.data_dir).images[DIGIT : DIGIT + 1]
+    names = config.sequence.transformations
+    data = TransformedImages(images, config.sequence, torch.device("cpu"))
+    truth = torch.cat([data.sequence(torch.tensor([0]), k).x for k in range(len(names))])  # (K, T+1, C, I, I)
+    shown = []
+    for label, config, result in runs:
+        model, _, _ = load_model(config.out, device="cpu")
+        if isinstance(model, WithoutOperator) and result["traversal"] is not None:
+            chosen = [result["traversal"]["transformations"][name] for name in names]
+            dimensions, ends = ([row[field] for row in chosen] for field in ("dimension", "end_value"))
+            model.move_along(torch.tensor(dimensions), torch.tensor(ends))
+        with torch.no_grad():
+            z = model.carry(model.code(truth[:, 0]), torch.arange(len(names)), truth.shape[1] - 1)
+            shown.append(Strip(label.partition(",")[0], decode(model, z)))
+    note = f"test image {DIGIT}, seed {config.seed}; only x_0 is shown to the model"
+    return strips(title, note, truth, shown, names)

@@ -16,7 +16,7 @@ from typing import Any
 from ffrl.cells import Cell, Settings, finished_result, run_cell
 from ffrl.checks import require_integer
 from ffrl.command_line import run_command
-from ffrl.comparison import REMARK, comparison_numbers
+from ffrl.comparison import REMARK, comparison_numbers, traversal_picture
 from ffrl.config import DataName, Preset
 from ffrl.experiments import EXPERIMENTS, Experiment, TableName, replaced
 from ffrl.presets import preset_config
@@ -31,7 +31,8 @@ class TablesCommand:
     """Train the rows of a table with several seeds, measure them, and print mean ± standard deviation as Markdown.
 
     Runs and tables go into a folder of OUT that is named by preset, data and iterations; finished cells are not
-    repeated, and a stopped command goes on where it was. The table is written as Markdown, JSON and a picture.
+    repeated, and a stopped command goes on where it was. The table is written as Markdown, JSON and a picture, table1
+    with a second one of what every method makes of a test image.
     """
 
     name: TableName
@@ -256,8 +257,17 @@ def main(argv: list[str]) -> int:
     write_json(out / f"{command.name}.json", header)
     write_atomic(out / f"{command.name}.md", text.encode())
     write_atomic(out / f"{command.name}.png", table_plot(experiment.title, remark, rows))
+    written = f"{out / command.name}.md, .json and .png"
+    if experiment.measure == "comparison":
+        firsts = cells[:: command.seeds]
+        runs = [
+            (row.label, cell.config, results[row.key][0]) for row, cell in zip(experiment.rows, firsts, strict=True)
+        ]
+        path = out / f"{command.name}_traversals.png"
+        write_atomic(path, traversal_picture(f"{experiment.title}: traversals", runs))
+        written += f", and {path}"
     print(f"\n{text}")
-    print(f"wrote {out / command.name}.md, .json and .png")
+    print(f"wrote {written}")
     return 0
 
 

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from ffrl.baseline_config import METHOD_NAMES
 from ffrl.cells import Cell, Settings, finished_result, measure, measured_by, result_file
-from ffrl.comparison import compare, comparison_numbers
+from ffrl.comparison import compare, comparison_numbers, traversal_picture
 from ffrl.config import TrainConfig
 from ffrl.experiments import EXPERIMENTS, replaced
+from ffrl.figures import strips
+from ffrl.figures.canvas import Canvas
+from ffrl.figures.table_plot import table_plot
 from ffrl.run_folder import write_json
 from ffrl.trained_run import load_trained_run
 from ffrl.trainer import Trainer
@@ -76,6 +80,61 @@ def test_a_cell_is_measured(method: str, tmp_path: Path):
     assert finished_result(cell, Settings(6, VP)) is None
     trained = load_trained_run(config.out, device="cpu")
     assert compare(trained, 5, VPConfig())["vp"] is None  # too few test images for its pairs
+
+
+def test_the_picture_shows_every_method_along_its_own_traversal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The rows are what the evaluated model makes of the image; of a slow VAE, along what was chosen for it."""
+    shown: list[Any] = []
+    draw = strips.strips
+
+    def kept(title: str, note: str, truth: Any, rows: Any, names: Any) -> bytes:
+        shown.append((truth, rows, names))
+        return draw(title, note, truth, rows, names)
+
+    monkeypatch.setattr(strips, "strips", kept)
+    runs, models = [], []
+    for method in ("slow-vae", "poflow"):
+        config = short_run(tmp_path / method, method=method, validation_images=4, iterations=3)
+        Trainer(config).run()
+        trained = load_trained_run(config.out, device="cpu")
+        runs.append((f"{method}, of a kind", config, {"traversal": trained.traversal}))
+        models.append(trained)
+    picture = traversal_picture("A title", runs)
+    assert picture.startswith(b"\x89PNG") and picture == traversal_picture("A title", runs)
+    (truth, rows, names), _ = shown
+    assert [row.label for row in rows] == ["slow-vae", "poflow"] and names == ("scale", "rotation", "hue")
+    data = models[0].data
+    for k in range(3):
+        assert torch.equal(truth[k], data.sequence(torch.tensor([0]), k).x[0])
+        for row, trained in zip(rows, models, strict=True):
+            with torch.no_grad():
+                z = trained.model.carry(trained.model.code(truth[k : k + 1, 0]), k, truth.shape[1] - 1)
+                wanted = torch.sigmoid(trained.model.decode_sequence(z))[0]
+            torch.testing.assert_close(row.decoded[k], wanted)
+    runs[0][2]["traversal"] = None  # codes stay
+    traversal_picture("A title", runs)
+    still = shown[2][1][0].decoded
+    torch.testing.assert_close(still, still[:, :1].expand_as(still))
+
+
+def test_columns_of_copies_are_lines_in_the_plot(monkeypatch: pytest.MonkeyPatch):
+    drawn: list[tuple[str, float]] = []
+
+    class Spy(Canvas):
+        def axes(self, *place: float) -> Any:
+            axes = super().axes(*place)
+            line, title = axes.axhline, axes.set_title
+            axes.axhline = lambda y, **style: (drawn.append(("line", y)), line(y, **style))[1]
+            axes.set_title = lambda name, **style: (drawn.append((name, 0.0)), title(name, **style))[1]
+            return axes
+
+    monkeypatch.setattr("ffrl.figures.table_plot.Canvas", Spy)
+    columns = {
+        name: {"mean": mean, "standard_deviation": None, "values": [mean]}
+        for name, mean in (("scale", 5.0), ("hue", 6.0), ("scale: copy", 7.0), ("hue: copy", 8.0), ("ELBO", -9.0))
+    }
+    table_plot("A title", "A remark.", [{"label": "a", "columns": columns, "paper": {}}])
+    assert drawn == [("line", 7.0), ("scale", 0.0), ("line", 8.0), ("hue", 0.0)]
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from ffrl.errors import ArgumentError
 from ffrl.figures.canvas import FAINT, INK, Canvas
 
 # Colours that stay apart for colour-blind eyes and in print (Okabe and Ito).
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a8a8a", "#f0e442")
 PANEL_WIDTH, PANEL_HEIGHT = 236, 150
 LEFT, TOP, GAP_X, GAP_Y, MARGIN = 66, 96, 72, 84, 16
 # The first records fall by more than all the others together; an axis through them would show a step and a flat line.

@@ -162,7 +162,13 @@ def test_an_iteration_trains_what_its_contender_has(name: str):
 
 @pytest.mark.parametrize(
     ("name", "part"),
-    [("poflow", "flow"), ("tvae", "energy_encoder"), ("factor-vae", "discriminator"), ("slow-vae", ""), ("beta-vae", "")],
+    [
+        ("poflow", "flow"),
+        ("tvae", "energy_encoder"),
+        ("factor-vae", "discriminator"),
+        ("slow-vae", ""),
+        ("beta-vae", ""),
+    ],
 )
 def test_the_other_methods_are_trained_as_the_trainer_does_it(name: str, part: str):
     problem = problem_of(TINY, CPU)
