@@ -29,7 +29,8 @@ class TVAE(Baseline):
 
     - the window over time ends at x_0 and x_T, and the factor (2L+1)/n_t makes up for what is beyond, so that of a
       sequence of rolled codes every T_t, the first and last too, is the roll of T_0;
-    - the code that is carried is that of x_0 alone, the window being one frame, n_0 = 1;
+    - the code that is carried is that of x_0 alone, the window being one frame, n_0 = 1, without noise: z and u² are
+      their posterior means;
     - capsule c belongs to transformation c mod K: k rolls its own capsules and leaves the others alone, as one roll
       for all could not know which k is meant;
     - a capsule is still a ring, on which T+1 states are distinct if it has at least T+1 places. The default number of
@@ -79,10 +80,10 @@ class TVAE(Baseline):
         summed = torch.stack([grid.roll(j, dims=2) for j in sorted(places)]).sum(0)
         return torch.cat([summed.flatten(1), energy[:, rolled_part:]], dim=1)
 
-    def topographic(self, z: Tensor, u: Tensor, k: int | Tensor) -> Tensor:
-        """T_0..T_T of z and u (B, S, D), the frames of a sequence or part of one: (B, S, D)."""
-        window, length = self.settings.time_window, u.shape[1]
-        energy = [self.smoothed(one) for one in u.square().unbind(1)]
+    def topographic(self, z: Tensor, squares: Tensor, k: int | Tensor) -> Tensor:
+        """T_0..T_T of z and u² (B, S, D), the frames of a sequence or part of one: (B, S, D)."""
+        window, length = self.settings.time_window, squares.shape[1]
+        energy = [self.smoothed(one) for one in squares.unbind(1)]
         denominators = []
         for t in range(length):
             seen = range(max(0, t - window), min(length, t + window + 1))
@@ -91,8 +92,14 @@ class TVAE(Baseline):
         return (z + self.mu) / torch.sqrt(torch.stack(denominators, dim=1) + EPSILON)
 
     def code(self, x: Tensor) -> Tensor:
-        """T (M, D) of images x (M, C, I, I), each alone, at the posterior means."""
-        return self.topographic(self.encode(x)[0][:, None], self.encode_energy(x)[0][:, None], 0)[:, 0]
+        """T (M, D) of images x (M, C, I, I), each alone, at the posterior means of z and of u², mu² + σ².
+
+        Not at that of u: where q(u | x) is near N(0, I), its square is near 0, and T far from all that is decoded in
+        training.
+        """
+        mu_u, log_var_u = self.encode_energy(x)
+        squares = mu_u.square() + log_var_u.exp()
+        return self.topographic(self.encode(x)[0][:, None], squares[:, None], 0)[:, 0]
 
     def carry(self, z0: Tensor, k: int | Tensor, num_steps: int) -> Tensor:
         """Roll_t of codes z0 (B, D), t = 0..T, (B, T+1, D)."""
@@ -106,7 +113,7 @@ class TVAE(Baseline):
             zeros = torch.zeros_like(mu)
             prior = gaussian_log_prob(drawn[i], zeros, zeros)
             log_ratio = log_ratio + prior - gaussian_log_prob(drawn[i], mu, log_var)
-        return self.topographic(drawn[0][:, None], drawn[1][:, None], 0)[:, 0], log_ratio
+        return self.topographic(drawn[0][:, None], drawn[1].square()[:, None], 0)[:, 0], log_ratio
 
     def terms(self, batch: SequenceBatch, noise: Tensor) -> dict[str, Tensor]:
         mu_z, log_var_z = self.posteriors(batch)
@@ -115,4 +122,4 @@ class TVAE(Baseline):
         z = mu_z + torch.exp(0.5 * log_var_z) * noise[:, :, 0]
         u = mu_u + torch.exp(0.5 * log_var_u) * noise[:, :, 1]
         kl = kl_standard_normal(mu_z, log_var_z) + kl_standard_normal(mu_u, log_var_u)
-        return self.elbo_terms(batch.x, self.topographic(z, u, batch.k), kl)
+        return self.elbo_terms(batch.x, self.topographic(z, u.square(), batch.k), kl)

@@ -30,12 +30,12 @@ def test_codes_of_rolled_sequences_are_rolls_at_every_frame(settings):
     for b in range(4):
         for t in range(STEPS + 1):
             assert torch.equal(z[b, t], rolled(z0[b], int(k[b]), t))
-    code = model.topographic(z, u, k)
+    code = model.topographic(z, u.square(), k)
     torch.testing.assert_close(code, model.carry(code[:, 0], k, STEPS))
-    alone = model.topographic(z[:, :1], u[:, :1], k)  # as x_0 alone is encoded
+    alone = model.topographic(z[:, :1], u[:, :1].square(), k)  # as x_0 alone is encoded
     torch.testing.assert_close(alone[:, 0], code[:, 0])
     assert (code[:, 1] - code[:, 0]).abs().amax(1).min() > 1e-3
-    other = model.topographic(z, u, (k + 1) % 3)  # the wrong transformation is not equivariant
+    other = model.topographic(z, u.square(), (k + 1) % 3)  # the wrong transformation is not equivariant
     if settings.get("time_window") != 0:
         assert (other - code).abs().max() > 1e-2
 
@@ -44,7 +44,7 @@ def test_codes_of_rolled_sequences_are_rolls_at_every_frame(settings):
 def test_the_variable_by_hand(time_window: int, capsule_window: int):
     model = baseline("tvae", D, time_window=time_window, capsule_window=capsule_window, initial_mu=2.5)
     z, u = torch.randn(2, 1, STEPS + 1, D, dtype=torch.float64)
-    found = model.topographic(z, u, torch.tensor([1]))
+    found = model.topographic(z, u.square(), torch.tensor([1]))
     for t in range(STEPS + 1):
         seen = [s for s in range(STEPS + 1) if abs(s - t) <= time_window]
         for i in range(D):
@@ -87,7 +87,7 @@ def test_loss_by_hand():
                 kl += torch.distributions.kl_divergence(q, p).sum().item()
                 states.append(mu[b] + q.scale * noise[b, t, i])
             drawn.append(torch.stack(states)[None])
-        code = model.topographic(*drawn, batch.k[b : b + 1])
+        code = model.topographic(drawn[0], drawn[1].square(), batch.k[b : b + 1])
         squares = (model.decoder(code[0]) - batch.x[b]).square().sum().item()
         reconstruction += 0.5 * squares + 0.5 * (STEPS + 1) * 192 * math.log(2 * math.pi)
     assert list(terms) == ["reconstruction", "kl"]
@@ -105,11 +105,31 @@ def test_each_term_moves_the_parameters_it_should():
     assert everything == of(model, "encoder", "energy_encoder", "decoder") | {"mu"}
 
 
-def test_the_code_of_an_image_is_its_noise_free_sample():
+def test_samples_of_an_image_and_what_they_weigh():
     model = baseline("tvae", D)
-    x = torch.rand(5, TINY.image_channels, 8, 8, dtype=torch.float64)
-    code, log_ratio = model.sampled(x, torch.zeros(5, 2, D, dtype=torch.float64))
-    torch.testing.assert_close(code, model.code(x))
-    (mu, log_var), (mu_u, log_var_u) = model.encoder(x), model.energy_encoder(x)
-    expected = sum(0.5 * (v - m.square()).sum(1) for m, v in ((mu, log_var), (mu_u, log_var_u)))
+    x, noise = torch.rand(5, TINY.image_channels, 8, 8, dtype=torch.float64), torch.randn(5, 2, D, dtype=torch.float64)
+    code, log_ratio = model.sampled(x, noise)
+    drawn, expected = [], torch.zeros(5, dtype=torch.float64)
+    for i, encoder in enumerate((model.encoder, model.energy_encoder)):
+        mu, log_var = encoder(x)
+        q, p = torch.distributions.Normal(mu, (0.5 * log_var).exp()), torch.distributions.Normal(0.0, 1.0)
+        drawn.append(mu + q.scale * noise[:, i])
+        expected += (p.log_prob(drawn[i]) - q.log_prob(drawn[i])).sum(1)
     torch.testing.assert_close(log_ratio, expected)
+    torch.testing.assert_close(code, model.topographic(drawn[0][:, None], drawn[1].square()[:, None], 0)[:, 0])
+
+
+def test_the_code_of_an_image_is_at_the_mean_energy():
+    model = baseline("tvae", D)
+    x, samples = torch.rand(2, TINY.image_channels, 8, 8, dtype=torch.float64), 20_000
+    (mu, _), (mu_u, log_var_u) = model.encoder(x), model.energy_encoder(x)
+    u = mu_u + (0.5 * log_var_u).exp() * torch.randn(samples, 2, D, dtype=torch.float64)
+    energy = 7 * torch.stack([model.smoothed(one) for one in u.square().mean(0)[:, None]])[:, 0]
+    torch.testing.assert_close(model.code(x), (mu + 30) / (energy + 1e-6).sqrt(), rtol=0.03, atol=0.0)
+
+    with torch.no_grad():  # u as it is before anything is known of an image
+        for head in (model.energy_encoder.mu, model.energy_encoder.log_var):
+            head.weight.zero_()
+            head.bias.zero_()
+    neighbours = torch.tensor([3.0] * 12 + [1.0] * (D - 12), dtype=torch.float64)
+    torch.testing.assert_close(model.code(x), (mu + 30) / (7 * neighbours + 1e-6).sqrt())
