@@ -24,6 +24,7 @@ from ffrl.run_folder import check_writable, write_atomic, write_json
 from ffrl.vp_config import VPConfig
 
 FAILED = 1
+TINY_VP = VPConfig(num_pairs=300, train_fraction=0.2, epochs=10, evaluate_every=10, seeds=(0,))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +59,7 @@ class TablesCommand:
     num_images: int | None = None
     """Test images for each number; default all, 200 with the preset tiny."""
     vp: VPConfig = dataclasses.field(default_factory=VPConfig)
+    """The VP score of vp and table1; where nothing is given, one short training on few pairs with the preset tiny."""
 
     def __post_init__(self) -> None:
         for name in ("seeds", "workers"):
@@ -98,16 +100,24 @@ def run_folder(command: TablesCommand, data: str, iterations: int) -> Path:
     return command.out / f"{command.preset}-{data}-{iterations}"
 
 
-def remark_on(command: TablesCommand, cells: Sequence[Cell], num_images: int | None) -> str:
+def settings_of(command: TablesCommand) -> Settings:
+    """How the cells are measured, quickly with the preset tiny unless that was said."""
+    if command.preset != "tiny":
+        return Settings(command.num_images, command.vp)
+    return Settings(command.num_images or 200, TINY_VP if command.vp == VPConfig() else command.vp)
+
+
+def remark_on(command: TablesCommand, cells: Sequence[Cell], settings: Settings) -> str:
     """What a table's numbers are means of."""
     config, measure = cells[0].config, cells[0].measure
     seeds = f"mean ± standard deviation of {command.seeds} seeds" if command.seeds > 1 else "one seed"
-    images = f"{'all' if num_images is None else num_images} test images"
+    vp, images = settings.vp, f"{'all' if settings.num_images is None else settings.num_images} test images"
+    classifiers = f"{len(vp.seeds)} classifier{'s' * (len(vp.seeds) > 1)} on {vp.num_pairs:,} pairs of test images"
     of_measure = {
         "errors": f", {images}. Errors are E_k, summed over t, channels and pixels.",
-        "comparison": f", {images}.{REMARK}",
+        "comparison": f", {images}.{REMARK} VP is of {classifiers}, {vp.epochs} epochs.",
         "generalisation": f", {images} at most of each set.",
-        "vp": f", each of {len(command.vp.seeds)} classifiers on {command.vp.num_pairs:,} pairs of test images.",
+        "vp": f", each of {classifiers}.",
     }
     return f"Preset {command.preset}, {config.data}, {config.iterations:,} iterations, {seeds}{of_measure[measure]}"
 
@@ -240,8 +250,7 @@ def main(argv: list[str]) -> int:
     from ffrl.figures.table_plot import table_plot  # before the work, so that a missing package is reported first
 
     experiment, cells = EXPERIMENTS[command.name], table_cells(command)
-    num_images = command.num_images or (200 if command.preset == "tiny" else None)
-    settings = Settings(num_images, command.vp)
+    settings = settings_of(command)
     out = cells[0].config.out.parents[1]
     failures = run_cells(cells, settings, min(command.workers, os.cpu_count() or 1), out / "runs")
     if failures:
@@ -251,7 +260,7 @@ def main(argv: list[str]) -> int:
     results: dict[str, list[Any]] = {row.key: [] for row in experiment.rows}
     for cell in cells:
         results[cell.row].append(finished_result(cell, settings))
-    rows, remark = aggregate(experiment, results), remark_on(command, cells, num_images)
+    rows, remark = aggregate(experiment, results), remark_on(command, cells, settings)
     text = markdown(experiment.title, remark, rows)
     header = {"table": command.name, "title": experiment.title, "remark": remark, "rows": rows}
     write_json(out / f"{command.name}.json", header)

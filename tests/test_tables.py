@@ -20,11 +20,12 @@ import pytest
 from ffrl.cells import Cell, Settings, finished_result, measured_by, result_file
 from ffrl.checkpoint import latest_checkpoint
 from ffrl.config import TrainConfig
+from ffrl.data import load_images
 from ffrl.errors import ArgumentError, TrainingDiverged
 from ffrl.experiments import EXPERIMENTS, Experiment, Row, TableName, replaced
 from ffrl.figures.table_plot import table_plot
 from ffrl.run_folder import create_run, write_json
-from ffrl.tables import TablesCommand, aggregate, markdown, numbers, table_cells
+from ffrl.tables import TablesCommand, aggregate, markdown, numbers, remark_on, settings_of, table_cells
 from ffrl.vp_config import VPConfig
 
 SETTINGS = Settings(20, VPConfig())
@@ -64,6 +65,17 @@ def test_every_table_is_there_and_rows_of_one_key_are_one_configuration(tmp_path
     configs = [dataclasses.replace(config, out=Path()) for config in by_folder.values()]
     assert all(config not in configs[:i] for i, config in enumerate(configs))  # another key is another configuration
     assert not any(tmp_path.iterdir())
+
+
+def test_the_tiny_preset_is_measured_quickly_unless_that_was_said(tmp_path: Path):
+    quick = settings_of(tiny("table1", tmp_path))
+    assert quick.num_images == 200 and quick.vp.num_pairs <= len(load_images("digits", "test").labels)
+    assert quick.vp.epochs * quick.vp.num_train * len(quick.vp.seeds) < 1000
+    own = VPConfig(epochs=7)
+    assert settings_of(tiny("table1", tmp_path, vp=own, num_images=9)) == Settings(9, own)
+    assert settings_of(TablesCommand("table1", out=tmp_path)) == Settings(None, VPConfig())
+    remark = remark_on(tiny("table1", tmp_path), table_cells(tiny("table1", tmp_path)), quick)
+    assert remark.endswith(f"VP is of 1 classifier on 300 pairs of test images, {quick.vp.epochs} epochs.")
 
 
 def errors(scale: float, hue: float, accuracy: float | None = None) -> dict[str, Any]:
