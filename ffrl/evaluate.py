@@ -96,7 +96,7 @@ def print_tables(result: dict[str, Any]) -> None:
         console.print("HJ²: squared residual of the equation asked of the potentials (loss.pde).", style="dim")
     else:
         console.print(
-            "E log p, ELBO and IW bound: of single frames, each with a posterior of its own that has seen x_t; those\n"
+            "E log p, ELBO and IW bound: of frames, each with a posterior of its own that has seen x_t; those\n"
             "of method ffrl are of codes that have seen x_0 alone, so that the two kinds do not compare.",
             style="dim",
         )

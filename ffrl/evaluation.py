@@ -90,21 +90,26 @@ def sequence_likelihoods(
 
 @torch.no_grad()
 def frame_likelihoods(
-    model: Baseline, x: Tensor, config: EvaluationConfig, generator: torch.Generator
+    model: Baseline, batch: SequenceBatch, config: EvaluationConfig, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """Per-sample likelihoods in nats per image, means over the T+1 frames, each frame with a posterior of its own.
 
     E log p(x_t | z_t), ELBO and importance-weighted bound are then those of a VAE of single images: bounds on
     log p(x_t) in any case, from a code that has seen x_t. FFRL's ``sequence_likelihoods`` are of codes that have seen
-    x_0 alone, so that the two kinds do not compare.
+    x_0 alone, so that the two kinds do not compare. Where frames share codes, the bounds are 1/(T+1) of those on
+    log p(x_0..x_T | k), the weights being of whole sequences.
     """
-    frames = x.shape[:2]
+    x = batch.x
     log_likelihoods, log_weights = [], []
-    for noise in draw_noise(x, model.noise_shape(frames[1] - 1), config, generator):  # (B, T+1, ..., D)
-        z, log_ratio = (part.unflatten(0, frames) for part in model.sampled(x.flatten(0, 1), noise.flatten(0, 1)))
+    for noise in draw_noise(x, model.noise_shape(x.shape[1] - 1), config, generator):  # (B, T+1, ..., D)
+        z, log_ratio = model.sampled(batch, noise)
         log_likelihoods.append(unit_gaussian_log_prob(x, torch.sigmoid(model.decode_sequence(z))))
         log_weights.append(log_likelihoods[-1] + log_ratio)
-    return likelihood_means(log_likelihoods, log_weights)
+    found = likelihood_means(log_likelihoods, log_weights)
+    if model.frames_share_codes:
+        of_sequence = importance_weighted_bound(torch.stack(log_weights).sum(2))  # (B,)
+        found["importance_weighted_bound"] = of_sequence / x.shape[1]
+    return found
 
 
 def draw_noise(x: Tensor, shape: tuple[int, ...], config: EvaluationConfig, generator: torch.Generator) -> Tensor:
@@ -130,7 +135,7 @@ def likelihoods_of(
 ) -> dict[str, Tensor]:
     """``sequence_likelihoods`` or ``frame_likelihoods``, as the method's posterior is of x_0 or of every frame."""
     if isinstance(model, Baseline):
-        return frame_likelihoods(model, batch.x, config, generator)
+        return frame_likelihoods(model, batch, config, generator)
     assert isinstance(model, SequenceVAE)
     return sequence_likelihoods(model, batch.x, batch.k, config, generator)
 

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from ffrl.config import EvaluationConfig, LossConfig, SequenceConfig
 from ffrl.data import TransformedImages
-from ffrl.evaluation import evaluate_model, sequence_likelihoods
+from ffrl.evaluation import evaluate_model, frame_likelihoods, sequence_likelihoods
 from ffrl.losses import sequence_losses
 from ffrl.models import LatentFlow, SequenceVAE
 from ffrl.records import SequenceBatch
+from tests.models.baselines.models import baseline
 from tests.models.reference import FieldPotential, random_batch, tiny_model
 from tests.potentials import PlaneWave, QuadraticField
 from tests.tolerances import ROUNDING, relative_error
@@ -167,3 +168,27 @@ def test_a_flow_that_folds_is_reported(bend: float):
     excess = found["elbo"].mean().item() + 0.5 * PIXELS * math.log(2 * math.pi)
     assert excess == pytest.approx((0 + gain + 2 * gain) / 3, abs=0.1)
     assert found["folding_steps"].tolist() == [float(bend > 1)] * 200
+
+
+@pytest.mark.parametrize("method", ["vae", "factor-vae", "slow-vae", "tvae", "poflow"])
+def test_likelihoods_of_frames_are_of_codes_as_they_are_trained(method):
+    model, batch, samples = baseline(method, 14), random_batch(2, 3), 5
+    config, generator = EvaluationConfig(importance_samples=samples), torch.Generator().manual_seed(4)
+    found = frame_likelihoods(model, batch, config, generator)
+    generator.manual_seed(4)
+    shape = (samples, *model.noise_shape(3))
+    noise = torch.stack([torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2)], dim=1)
+    trained_on = [model.terms(batch, one)["reconstruction"].item() / 4 for one in noise]
+    assert found["log_likelihood"].mean().item() == pytest.approx(-sum(trained_on) / samples, rel=1e-10)
+
+    parts = []
+    for one in noise:
+        z, log_ratio = model.sampled(batch, one)
+        error = (torch.sigmoid(model.decode_sequence(z)) - batch.x).square().flatten(2).sum(2)
+        parts.append((log_ratio - 0.5 * error - 0.5 * PIXELS * math.log(2 * math.pi)).detach())
+    weights = torch.stack(parts)  # (n, B, T+1)
+    torch.testing.assert_close(found["elbo"], weights.mean((0, 2)))
+    shared = weights.sum(2, keepdim=True) if method == "tvae" else weights
+    middle = shared.mean(0)
+    bound = (shared - middle).exp().mean(0).log() + middle
+    torch.testing.assert_close(found["importance_weighted_bound"], bound.sum(1) / 4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,9 @@ class Baseline(Autoencoder):
         loss: the likelihood.
         settings: of the method.
     """
+
+    frames_share_codes: ClassVar[bool] = False
+    """Whether what is decoded to a frame depends on the codes of other frames."""
 
     def __init__(
         self, config: ModelConfig, num_transformations: int, num_steps: int, loss: LossConfig, settings: BaselineConfig
@@ -47,10 +52,10 @@ class Baseline(Autoencoder):
         """
         raise NotImplementedError
 
-    def sampled(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes (M, D) drawn for images x (M, C, I, I), each looked at on its own, with noise (M, ..., D) like that of
-        one frame, and log p - log q (M,) of what was drawn."""
-        mu, log_var = self.encode(x)
+    def sampled(self, batch: SequenceBatch, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """What is decoded to all frames (B, T+1, D), drawn as in training with noise (B, *noise_shape), and
+        log p - log q (B, T+1) of what was drawn for each."""
+        mu, log_var = self.posteriors(batch)
         z = mu + torch.exp(0.5 * log_var) * noise
         zeros = torch.zeros_like(z)
         return z, gaussian_log_prob(z, zeros, zeros) - gaussian_log_prob(z, mu, log_var)

@@ -67,8 +67,8 @@ class FactorVAE(VAE):
         """(T+1, 2, D): of every z_t, and what the permutations go by."""
         return (num_steps + 1, 2, self.config.latent_dim)
 
-    def sampled(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        return super().sampled(x, noise[:, 0])
+    def sampled(self, batch: SequenceBatch, noise: Tensor) -> tuple[Tensor, Tensor]:
+        return super().sampled(batch, noise[:, :, 0])
 
     def density_ratio(self, z: Tensor) -> Tensor:
         """The discriminator's log q(z)/Π_d q(z_d) (M,) of codes z (M, D), its parameters being constants."""

@@ -38,6 +38,8 @@ class TVAE(Baseline):
       and states recur.
     """
 
+    frames_share_codes = True
+
     def __init__(
         self, config: ModelConfig, num_transformations: int, num_steps: int, loss: LossConfig, settings: BaselineConfig
     ) -> None:
@@ -105,21 +107,22 @@ class TVAE(Baseline):
         """Roll_t of codes z0 (B, D), t = 0..T, (B, T+1, D)."""
         return torch.stack([self.roll(z0, k, t) for t in range(num_steps + 1)], dim=1)
 
-    def sampled(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """T (M, D) of images x (M, C, I, I), each alone, with noise (M, 2, D), and log p - log q (M,) of z and u."""
-        drawn, log_ratio = [], torch.zeros_like(x[:, 0, 0, 0])
-        for i, (mu, log_var) in enumerate((self.encode(x), self.encode_energy(x))):
-            drawn.append(mu + torch.exp(0.5 * log_var) * noise[:, i])
-            zeros = torch.zeros_like(mu)
-            prior = gaussian_log_prob(drawn[i], zeros, zeros)
-            log_ratio = log_ratio + prior - gaussian_log_prob(drawn[i], mu, log_var)
-        return self.topographic(drawn[0][:, None], drawn[1].square()[:, None], 0)[:, 0], log_ratio
+    def drawn(self, batch: SequenceBatch, noise: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Sample, mean and log variance (B, T+1, D) of z, and of u."""
+        parts = [self.posteriors(batch)]
+        mu, log_var = self.encode_energy(batch.x.flatten(0, 1))
+        parts.append((mu.view_as(parts[0][0]), log_var.view_as(parts[0][1])))
+        return [(m + torch.exp(0.5 * v) * noise[:, :, i], m, v) for i, (m, v) in enumerate(parts)]
+
+    def sampled(self, batch: SequenceBatch, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """T_0..T_T (B, T+1, D) with noise (B, T+1, 2, D), and log p - log q (B, T+1) of z and u."""
+        (z, *of_z), (u, *of_u) = self.drawn(batch, noise)
+        zeros = torch.zeros_like(z)
+        log_p = gaussian_log_prob(z, zeros, zeros) + gaussian_log_prob(u, zeros, zeros)
+        log_q = gaussian_log_prob(z, *of_z) + gaussian_log_prob(u, *of_u)
+        return self.topographic(z, u.square(), batch.k), log_p - log_q
 
     def terms(self, batch: SequenceBatch, noise: Tensor) -> dict[str, Tensor]:
-        mu_z, log_var_z = self.posteriors(batch)
-        frames = batch.x.shape[:2]
-        mu_u, log_var_u = (part.unflatten(0, frames) for part in self.encode_energy(batch.x.flatten(0, 1)))
-        z = mu_z + torch.exp(0.5 * log_var_z) * noise[:, :, 0]
-        u = mu_u + torch.exp(0.5 * log_var_u) * noise[:, :, 1]
-        kl = kl_standard_normal(mu_z, log_var_z) + kl_standard_normal(mu_u, log_var_u)
+        (z, *of_z), (u, *of_u) = self.drawn(batch, noise)
+        kl = kl_standard_normal(*of_z) + kl_standard_normal(*of_u)
         return self.elbo_terms(batch.x, self.topographic(z, u.square(), batch.k), kl)

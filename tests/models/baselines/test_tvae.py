@@ -105,18 +105,18 @@ def test_each_term_moves_the_parameters_it_should():
     assert everything == of(model, "encoder", "energy_encoder", "decoder") | {"mu"}
 
 
-def test_samples_of_an_image_and_what_they_weigh():
+def test_samples_and_what_they_weigh():
     model = baseline("tvae", D)
-    x, noise = torch.rand(5, TINY.image_channels, 8, 8, dtype=torch.float64), torch.randn(5, 2, D, dtype=torch.float64)
-    code, log_ratio = model.sampled(x, noise)
-    drawn, expected = [], torch.zeros(5, dtype=torch.float64)
+    batch, noise = batch_and_noise(model)
+    code, log_ratio = model.sampled(batch, noise)
+    drawn, expected = [], torch.zeros(4, STEPS + 1, dtype=torch.float64)
     for i, encoder in enumerate((model.encoder, model.energy_encoder)):
-        mu, log_var = encoder(x)
+        mu, log_var = (part.unflatten(0, (4, STEPS + 1)) for part in encoder(batch.x.flatten(0, 1)))
         q, p = torch.distributions.Normal(mu, (0.5 * log_var).exp()), torch.distributions.Normal(0.0, 1.0)
-        drawn.append(mu + q.scale * noise[:, i])
-        expected += (p.log_prob(drawn[i]) - q.log_prob(drawn[i])).sum(1)
+        drawn.append(mu + q.scale * noise[:, :, i])
+        expected += (p.log_prob(drawn[i]) - q.log_prob(drawn[i])).sum(2)
     torch.testing.assert_close(log_ratio, expected)
-    torch.testing.assert_close(code, model.topographic(drawn[0][:, None], drawn[1].square()[:, None], 0)[:, 0])
+    torch.testing.assert_close(code, model.topographic(drawn[0], drawn[1].square(), batch.k))
 
 
 def test_the_code_of_an_image_is_at_the_mean_energy():

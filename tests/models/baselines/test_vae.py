@@ -71,13 +71,13 @@ def test_ffrl_carries_along_its_flow():
 
 def test_samples_are_the_posterior_s_and_weigh_what_a_gaussian_does():
     model = baseline("vae")
-    x, noise = torch.rand(6, 3, 8, 8, dtype=torch.float64), torch.randn(6, 3, dtype=torch.float64)
-    z, log_ratio = model.sampled(x, noise)
-    mu, log_var = model.encoder(x)
+    batch, noise = batch_and_noise(model)
+    z, log_ratio = model.sampled(batch, noise)
+    mu, log_var = (part.unflatten(0, (4, STEPS + 1)) for part in model.encoder(batch.x.flatten(0, 1)))
     q = torch.distributions.Normal(mu, (0.5 * log_var).exp())
     p = torch.distributions.Normal(torch.zeros_like(mu), 1.0)
     torch.testing.assert_close(z, mu + q.scale * noise)
-    torch.testing.assert_close(log_ratio, (p.log_prob(z) - q.log_prob(z)).sum(1))
+    torch.testing.assert_close(log_ratio, (p.log_prob(z) - q.log_prob(z)).sum(2))
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 8, 8), (4, 1, 3, 8, 8), (4, 4, 3, 8, 9)])
