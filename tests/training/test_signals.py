@@ -13,6 +13,7 @@ import pytest
 from ffrl.checkpoint import FOLDER, checkpoint_folders
 from ffrl.config import ComputeConfig
 from ffrl.run_folder import METRICS_FILE, SUMMARY_FILE, read_metrics
+from ffrl.signals import stop_on_signals
 from ffrl.trainer import Trainer
 from tests.training.fork_server import ROOT
 from tests.training.runs import CHECKPOINTS, command_line, newest, run_differences, short_run
@@ -95,6 +96,18 @@ def test_second_interrupt_is_reported_without_a_traceback(fork_server, tmp_path)
     assert "Traceback" not in ended.error
     assert ended.error.endswith("interrupted\n")
     assert newest(out).iteration == 5
+
+
+def test_the_same_signal_within_the_grace_is_no_second_one():
+    with stop_on_signals(grace=0.2) as received:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        assert received == NUMBERS
+        time.sleep(0.25)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert received == NUMBERS
 
 
 @pytest.mark.parametrize(("number", "returncode"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
