@@ -33,6 +33,24 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def training_device(name: str) -> torch.device:
+    """``resolve_device`` for training, which checks for all processes at once where there are several.
+
+    Raises:
+        ArgumentError: also for one GPU of several processes, and where some of those on this machine have none.
+    """
+    if requested_ranks() == 1:
+        return resolve_device(name)
+    if name.startswith("cuda:"):
+        raise ArgumentError("device", repr(name), "'cuda' with several processes, each of which takes its own GPU")
+    if name == "cuda" or (name == "auto" and torch.cuda.is_available()):
+        resolve_device("cuda:0")
+        count, local = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        if local > count:
+            raise ArgumentError("device", repr(name), f"'cpu', or at most {count} processes: a CUDA device for each")
+    return resolve_device(name)
+
+
 def prepare_for_speed(model: Autoencoder, config: ComputeConfig, device: torch.device) -> None:
     """Put the encoder, decoder and q(k | x) into the precision and form that the configuration asks for."""
     on_gpu = device.type == "cuda"

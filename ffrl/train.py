@@ -56,11 +56,13 @@ def told_once() -> Iterator[None]:
 def main(argv: list[str]) -> int:
     with told_once():
         config = parse_config(argv)
-    from ffrl.devices import resolve_device  # loads torch: not before --help has been answered
+        from ffrl.devices import training_device  # loads torch: not before --help has been answered
+
+        device = training_device(config.device)
     from ffrl.distributed import joined, rank
     from ffrl.trainer import Trainer
 
-    with joined(resolve_device(config.device)):
+    with joined(device):
         if rank() != 0:
             logging.getLogger().setLevel(logging.ERROR)  # the first process tells
         Trainer(config).run()
