@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from ffrl.checkpoint import Checkpoint
+
+logger = logging.getLogger(__name__)
 
 
 class CheckpointWriter:
@@ -32,10 +35,12 @@ class CheckpointWriter:
             writing.result()
 
     def close(self) -> None:
-        """Let a write end, and the thread with it; raises nothing. The next write begins another thread."""
+        """Let a write end, and the thread with it; logs what nobody has waited for. The next write begins another."""
         executor, self._executor = self._executor, None
         if executor is not None:
             executor.shutdown(wait=True)
+        if self._writing is not None and (error := self._writing.exception()) is not None:
+            logger.error("%s", error)
 
 
 def snapshot(checkpoint: Checkpoint) -> Checkpoint:

@@ -68,7 +68,8 @@ def lost_ranks_reported(when: str) -> Iterator[None]:
         text = str(error)
         if requested_ranks() == 1 or not (isinstance(error, dist.DistError) or "gloo" in text or "NCCL" in text):
             raise
-        raise DistributedError(rank(), num_ranks(), when, text.partition("\n")[0]) from error
+        number = int(os.environ["RANK"])  # also where they have not been joined yet
+        raise DistributedError(number, requested_ranks(), when, text.partition("\n")[0]) from error
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:
