@@ -27,7 +27,7 @@ from ffrl.checkpoint import (
 from ffrl.checkpoint_writer import CheckpointWriter, snapshot
 from ffrl.config import TrainConfig
 from ffrl.data import ImageSet, TransformedImages, load_images, resolve_name, without_classes, without_last
-from ffrl.devices import lay_out_like_parameters, prepare_for_speed, resolve_device
+from ffrl.devices import lay_out_like_parameters, prepare_for_speed, resolve_device, training_device
 from ffrl.distributed import lost_ranks_reported, num_ranks, rank, requested_ranks, together
 from ffrl.errors import ArgumentError, CheckpointError
 from ffrl.ledger import LossLedger
@@ -50,6 +50,8 @@ from ffrl.signals import stop_on_signals
 from ffrl.training_step import learning_rate, take_step
 
 logger = logging.getLogger(__name__)
+
+SIGNAL_GRACE_SECONDS = 5.0  # of several processes
 
 
 def training_images(config: TrainConfig) -> ImageSet:
@@ -107,7 +109,7 @@ class Trainer:
     def checked(config: TrainConfig) -> TrainConfig:
         """The configuration with its data and device named; raises what can be wrong with it."""
         check_backend(config.backend)
-        device = resolve_device(config.device)
+        device = training_device(config.device)
         if config.tensorboard:
             require_tensorboard()
         saved = load_config(config.out) if config.resume else None
@@ -166,9 +168,12 @@ class Trainer:
         """Write a checkpoint of this iteration, unless there is one."""
         if self.saved_iteration == self.iteration:
             return
+        if rank() == 0:
+            self.write_checkpoint()
         self.saved_iteration = self.iteration
-        if rank() != 0:
-            return
+
+    def write_checkpoint(self) -> None:
+        """Write one now, or begin to; raises what the write before has raised."""
         cuda_rng = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
         state = {
             "optimizer": self.optimizer.state_dict(),
@@ -187,8 +192,14 @@ class Trainer:
             self.writer.submit(lambda: save_checkpoint(self.config.out, copy, self.config.keep_checkpoints))
 
     def wait_for_writes(self) -> None:
-        if self.writer is not None:
+        """Raises what the last write has raised; its iteration then does not count as saved."""
+        if self.writer is None:
+            return
+        try:
             self.writer.wait()
+        except Exception:
+            self.saved_iteration = -1
+            raise
 
     def step(self) -> None:
         """One iteration, whose values go into the ledger; a step whose loss or gradient is not finite is not taken."""
@@ -212,14 +223,15 @@ class Trainer:
             if rank() == 0 and not (config.out / SUMMARY_FILE).exists():  # a kill came between checkpoint and it
                 self.write_summary()
             return True
-        with stop_on_signals() as self.signals, contextlib.ExitStack() as stack:
+        self.stop_agreed = False
+        grace = SIGNAL_GRACE_SECONDS if num_ranks() > 1 else 0.0
+        with stop_on_signals(grace) as self.signals, contextlib.ExitStack() as stack:
             together(lambda: self.take_over(stack))
             if self.writer is not None:
                 stack.callback(self.writer.close)
-            self.save()
+            together(self.save)
             self.train()
-            if rank() == 0:
-                self.write_summary()
+            together(lambda: self.write_summary() if rank() == 0 else None, "at the end")
         return self.iteration == config.iterations
 
     def take_over(self, stack: contextlib.ExitStack) -> None:
@@ -233,10 +245,7 @@ class Trainer:
         """Train until the last iteration or a signal, and save."""
         config, first = self.config, rank() == 0
         with contextlib.ExitStack() as stack:
-            metrics = together(lambda: MetricsLog(config.out, self.iteration, config.log_every) if first else None)
-            if metrics is not None:
-                stack.callback(metrics.close)
-            progress = stack.enter_context(TrainingProgress(config, self.iteration)) if first else None
+            metrics, progress = together(lambda: self.open_logs(stack) if first else (None, None))
             while self.iteration < config.iterations and not self.is_stopping():
                 start = time.perf_counter()
                 self.step()
@@ -247,16 +256,31 @@ class Trainer:
                 self.seconds += time.perf_counter() - start
                 if progress is not None:
                     progress.advance(self.iteration, self.ledger.last())
-                if self.is_due(config.log_every):
-                    self.report(metrics, progress)
-                if self.iteration % config.checkpoint_every == 0:
-                    self.save_after(metrics)
+                if self.is_due(config.log_every, config.checkpoint_every):
+                    together(lambda: self.write_out(metrics, progress), f"in iteration {self.iteration}")
             self.check()  # a signal may have come between two looks
-            self.save_after(metrics)
-            self.wait_for_writes()
+            together(lambda: self.save_last(metrics), f"after iteration {self.iteration}")
             if first and (self.signals or self.stop_agreed):
                 name = signal.Signals(self.signals[0]).name if self.signals else "a signal to another process"
                 logger.warning("%s: saved at iteration %d; continue with --resume", name, self.iteration)
+
+    def open_logs(self, stack: contextlib.ExitStack) -> tuple[MetricsLog, TrainingProgress]:
+        """Both closed with the stack."""
+        metrics = MetricsLog(self.config.out, self.iteration, self.config.log_every)
+        stack.callback(metrics.close)
+        return metrics, stack.enter_context(TrainingProgress(self.config, self.iteration))
+
+    def write_out(self, metrics: MetricsLog | None, progress: TrainingProgress | None) -> None:
+        """The line and the checkpoint that are due in this iteration."""
+        if self.is_due(self.config.log_every):
+            self.report(metrics, progress)
+        if self.iteration % self.config.checkpoint_every == 0:
+            self.save_after(metrics)
+
+    def save_last(self, metrics: MetricsLog | None) -> None:
+        """Save, and return when it is on the disk."""
+        self.save_after(metrics)
+        self.wait_for_writes()
 
     @property
     def check_every(self) -> int:
@@ -272,12 +296,18 @@ class Trainer:
 
     def check(self) -> None:
         """Raise TrainingDiverged if there was a step that could not be taken."""
-        self.stop_agreed = self.ledger.stop_requested()
-        if not self.ledger.diverged:
-            return
+        when = f"by iteration {self.iteration}"
+        with lost_ranks_reported(when):  # between GPUs, collective operations fail where one waits for the device
+            self.stop_agreed = self.ledger.stop_requested()
+            diverged = self.ledger.diverged
+        if diverged:
+            together(self.tell_of_divergence, when)
+
+    def tell_of_divergence(self) -> None:
+        """Raise TrainingDiverged with the last checkpoint, once it is written."""
         self.wait_for_writes()
         kept = str(latest_checkpoint(self.config.out)) if checkpoint_folders(self.config.out) else "none"
-        together(lambda: self.ledger.check(kept), f"by iteration {self.iteration}")
+        self.ledger.check(kept)
 
     def report(self, metrics: MetricsLog | None, progress: TrainingProgress | None) -> None:
         """Write out the means of an interval at its end."""

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import pkgutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ import ffrl.trainer
 from ffrl.command_line import run_command
 from ffrl.config import TrainConfig
 from ffrl.distributed import joined, rank
+from ffrl.errors import OutputError
 from ffrl.saved_config import from_dict, to_dict
 from tests.training.fork_server import ROOT, replaced, signals_in_step
 
@@ -98,7 +100,25 @@ def nan_in_step(iteration: int) -> Iterator[None]:
         yield
 
 
-HOOKS: dict[str, Callable[..., Any]] = {function.__name__: function for function in (nan_in_step, signals_in_step)}
+@contextmanager
+def full_disk(module: str, name: str, call: int) -> Iterator[None]:
+    """Let the call-th call of a function fail as it does where nothing can be written."""
+    owner = pkgutil.resolve_name(module)
+    original, calls = getattr(owner, name), [0]
+
+    def limited(*arguments: Any, **options: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == call:
+            raise OutputError("cannot write: the disk is full")
+        return original(*arguments, **options)
+
+    with replaced(owner, name, limited):
+        yield
+
+
+HOOKS: dict[str, Callable[..., Any]] = {
+    function.__name__: function for function in (nan_in_step, signals_in_step, full_disk)
+}
 
 
 def digest(model: torch.nn.Module) -> str:

@@ -129,14 +129,7 @@ def test_an_error_of_the_thread_ends_the_run(
     failing: int, reached: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the next save, or after the last."""
-    original = ffrl.trainer.save_checkpoint
-
-    def save_checkpoint(run: Path, checkpoint: Checkpoint, keep: int) -> Path:
-        if checkpoint.iteration == failing:
-            raise OutputError("the disk is full")
-        return original(run, checkpoint, keep)
-
-    monkeypatch.setattr(ffrl.trainer, "save_checkpoint", save_checkpoint)
+    failing_save(monkeypatch, failing)
     out = tmp_path / "run"
     trainer = Trainer(background_run(out))
     with pytest.raises(OutputError, match="the disk is full"):
@@ -147,6 +140,48 @@ def test_an_error_of_the_thread_ends_the_run(
     assert Trainer(background_run(out, resume=True)).run() is True
     Trainer(background_run(tmp_path / "whole")).run()
     assert run_differences(out, tmp_path / "whole") == []
+
+
+def failing_save(monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:
+    original = ffrl.trainer.save_checkpoint
+
+    def save_checkpoint(run: Path, checkpoint: Checkpoint, keep: int) -> Path:
+        if checkpoint.iteration == iteration:
+            raise OutputError("the disk is full")
+        return original(run, checkpoint, keep)
+
+    monkeypatch.setattr(ffrl.trainer, "save_checkpoint", save_checkpoint)
+
+
+@pytest.mark.parametrize("compute", [MEANWHILE, AT_ONCE], ids=["meanwhile", "at once"])
+@pytest.mark.parametrize("failing", [5, 14])
+def test_a_checkpoint_that_failed_does_not_count(
+    failing: int, compute: ComputeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same trainer goes on where there is room again, and writes what is missing."""
+    trainer = Trainer(background_run(tmp_path / "run", compute=compute))
+    failing_save(monkeypatch, failing)
+    with pytest.raises(OutputError, match="the disk is full"):
+        trainer.run()
+    monkeypatch.undo()
+    assert trainer.run() is True
+    assert newest(tmp_path / "run").iteration == 14
+
+
+def test_an_error_of_the_thread_is_told_where_the_run_ends_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = Trainer(background_run(tmp_path / "run"))
+    failing_save(monkeypatch, 5)
+
+    def fail(iteration: int) -> None:
+        if iteration == 7:
+            raise KeyboardInterrupt
+
+    after_each_step(trainer, fail)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert caplog.messages == ["the disk is full"]
 
 
 def test_an_error_of_the_run_waits_for_the_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,11 +17,23 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import pytest
+import torch
 
 import ffrl.train
+import ffrl.trainer
 from ffrl.checkpoint import FOLDER, checkpoint_folders, save_checkpoint
-from ffrl.config import LogDet, LossConfig, OptimizerConfig, PDEName, PriorName, SupervisionConfig, TrainConfig
-from ffrl.errors import ArgumentError
+from ffrl.config import (
+    ComputeConfig,
+    LogDet,
+    LossConfig,
+    OptimizerConfig,
+    PDEName,
+    PriorName,
+    SupervisionConfig,
+    TrainConfig,
+)
+from ffrl.devices import training_device
+from ffrl.errors import ArgumentError, DistributedError
 from ffrl.run_folder import CONFIG_FILE, METRICS_FILE, SUMMARY_FILE, exclusive, read_metrics
 from ffrl.supervision import BALANCE_WEIGHT
 from ffrl.trainer import Trainer
@@ -109,13 +121,18 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     jobs["held out"] = Job(short_run(out("held out"), iterations=3, held_out_classes=(0, 3), tensorboard=True))
     jobs["whole"] = Job(short_run(out("whole")))
     for number in range(NUM_RANKS):
-        stop = {"numbers": [signal.SIGTERM], "iteration": SIGNAL_ITERATION}
+        # Where a batch system signals every process, the launcher passes a second one on.
+        stop = {"numbers": [signal.SIGTERM] * (1 + number), "iteration": SIGNAL_ITERATION}
         config = short_run(out(f"stopped {number}"))
         jobs[f"stop {number}"] = Job(config, hooks={"signals_in_step": (number, stop)})
         jobs[f"resume {number}"] = Job(dataclasses.replace(config, resume=True))
     spoilt = {"nan_in_step": (1, {"iteration": BAD_ITERATION})}
     jobs["diverge"] = Job(short_run(out("diverged")), hooks=spoilt)
     jobs["recover"] = Job(short_run(out("diverged"), resume=True))
+    for name, (full, changes) in FULL.items():
+        config = short_run(out(name), **changes)
+        jobs[name] = Job(config, hooks={"full_disk": (0, full)})
+        jobs[f"{name}, resumed"] = Job(dataclasses.replace(config, resume=True))
     for name in REFUSED:
         Trainer(short_run(out(name))).run()
         if name != "alone":
@@ -221,6 +238,30 @@ def test_a_loss_that_one_process_cannot_take_stops_both(results: Results) -> Non
     assert run_differences(results.out("diverged"), results.out("whole")) == []
 
 
+AT_ONCE = {"compute": ComputeConfig(async_checkpoints=False)}
+SAVES = {"module": "ffrl.trainer", "name": "save_checkpoint"}
+# What rank 0 cannot write -> the arguments of ``full_disk`` and changes to ``short_run``.
+FULL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "first checkpoint": ({**SAVES, "call": 1}, AT_ONCE),
+    "a checkpoint": ({**SAVES, "call": 2}, AT_ONCE),
+    "a checkpoint meanwhile": ({**SAVES, "call": 2}, {}),
+    "last checkpoint meanwhile": ({**SAVES, "call": 4}, {}),
+    "metrics": ({"module": "ffrl.run_folder:MetricsLog", "name": "append", "call": 2}, {}),
+    "progress": ({"module": "ffrl.trainer", "name": "TrainingProgress", "call": 1}, {}),
+    "summary": ({"module": "ffrl.trainer:Trainer", "name": "write_summary", "call": 1}, {}),
+}
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_what_the_first_process_cannot_write_is_reported_once_and_ends_all(name: str, results: Results) -> None:
+    first, second = results.ended[name]
+    assert (first.code, second.code) == (2, 2), first.error + second.error
+    assert first.error.splitlines()[-1] == "error: cannot write: the disk is full"
+    assert second.error == ""
+    results.succeeded(f"{name}, resumed")
+    assert run_differences(results.out(name), results.out("whole")) == []
+
+
 # Name -> flags after those of ``short_run``; {existing} is a finished run.
 BAD_FLAGS = {
     "existing": ("--out", "{existing}"),
@@ -261,6 +302,74 @@ def test_variables_that_torchrun_has_not_set(
     with pytest.raises(ArgumentError, match=re.escape(words)):
         Trainer(short_run(tmp_path / "run"))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def second_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torchrun tells the second of two processes."""
+    settings = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "none"}
+    for name, value in {**settings, "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_a_loss_of_the_other_that_shows_at_a_look_is_told(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """As between GPUs, where nothing waits for a collective operation before."""
+    trainer = Trainer(short_run(tmp_path / "run"))
+    trainer.iteration = 6
+
+    def lost() -> bool:
+        raise torch.distributed.DistBackendError("NCCL communicator was aborted\nmore")
+
+    trainer.ledger.stop_requested = lost  # type: ignore[method-assign]
+    request.getfixturevalue("second_of_two")
+    words = r"process 1 of 2 has lost another one by iteration 6; .* \(NCCL communicator was aborted\)$"
+    with pytest.raises(DistributedError, match=words):
+        trainer.check()
+
+
+@pytest.mark.parametrize(
+    ("device", "count", "expected"),
+    [
+        ("cpu", 0, "cpu"),
+        ("auto", 2, "cuda:1"),
+        ("cuda", 2, "cuda:1"),
+        ("auto", 0, "cpu"),
+        ("cuda:0", 2, "'cuda' with several processes, each of which takes its own GPU"),
+        ("cuda", 0, "device = 'cuda:0' is not allowed; expected one of the 0 CUDA devices"),
+        ("cuda", 1, "expected 'cpu', or at most 1 processes: a CUDA device for each"),
+        ("auto", 1, "expected 'cpu', or at most 1 processes: a CUDA device for each"),
+    ],
+)
+@pytest.mark.usefixtures("second_of_two")
+def test_every_process_takes_a_gpu_of_its_own(
+    device: str, count: int, expected: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    if expected.startswith(("cpu", "cuda:")):
+        assert training_device(device) == torch.device(expected)
+        return
+    with pytest.raises(ArgumentError, match=re.escape(expected)):
+        training_device(device)
+    with pytest.raises(SystemExit, match="2"):  # the first process tells
+        ffrl.train.main([*command_line(short_run(tmp_path / "run")), "--device", device])
+
+
+def test_a_trainer_of_several_can_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(short_run(tmp_path / "run"))
+    monkeypatch.setattr(ffrl.trainer, "num_ranks", lambda: NUM_RANKS)
+    step = trainer.step
+
+    def stopped_step() -> None:
+        if trainer.iteration == 6:
+            trainer.signals.append(signal.SIGTERM)
+        step()
+
+    trainer.step = stopped_step  # type: ignore[method-assign]
+    assert trainer.run() is False
+    assert trainer.iteration == newest(tmp_path / "run").iteration == 7
+    assert trainer.run() is True
+    assert newest(tmp_path / "run").iteration == 14
 
 
 # Run that cannot be resumed -> words of the error.
