@@ -74,7 +74,10 @@ def check_new_run(out: Path) -> None:
 @contextlib.contextmanager
 def exclusive(run: Path) -> Iterator[None]:
     """Raise OutputError while another process trains in a run folder; the lock ends with the process."""
-    descriptor = os.open(run, os.O_RDONLY)
+    try:
+        descriptor = os.open(run, os.O_RDONLY)
+    except OSError as error:
+        raise OutputError(f"cannot open the run folder out = {run}: {error.strerror or error}") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

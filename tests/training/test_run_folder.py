@@ -11,7 +11,7 @@ import shutil
 import pytest
 
 from ffrl.errors import OutputError
-from ffrl.run_folder import CONFIG_FILE, create_run, load_config, write_atomic, write_json
+from ffrl.run_folder import CONFIG_FILE, create_run, exclusive, load_config, write_atomic, write_json
 from ffrl.saved_config import from_dict, to_dict
 from tests.training.runs import at_moments_of_a_save, listing, short_run
 
@@ -84,6 +84,14 @@ def test_content_is_on_disk_before_it_has_its_name(monkeypatch, tmp_path):
     assert events[0] == ("fsync", inode, len(NEW))
     assert events[1] == ("replace", inode, path)
     assert events[2][:2] == ("fsync", tmp_path.stat().st_ino)
+
+
+def test_a_run_folder_that_cannot_be_opened(tmp_path):
+    with (
+        pytest.raises(OutputError, match=r"cannot open the run folder out = .*run: No such file"),
+        exclusive(tmp_path / "run"),
+    ):
+        pass
 
 
 def test_folder_that_is_not_there(tmp_path):
