@@ -13,6 +13,7 @@ from ffrl.losses import sequence_losses
 from ffrl.models import Autoencoder, SequenceVAE
 from ffrl.models.baselines import Baseline
 from ffrl.models.choice import draw_gumbel
+from ffrl.ops.mlp_field import unread_values
 from ffrl.records import SequenceBatch
 from ffrl.supervision import is_labelled, supervise
 
@@ -56,9 +57,10 @@ class TrainingObjective(nn.Module):
     def forward(self, x: Tensor, k: Tensor, draws: Draws, iteration: int) -> dict[str, Tensor]:
         """Terms by name, each a scalar, of sequences x (B, T+1, C, I, I) and their k (B,)."""
         batch = SequenceBatch(x, k)
-        if isinstance(self.model, Baseline):
-            return self.model.terms(batch, draws.noise)
-        assert isinstance(self.model, SequenceVAE)
-        choice, index_terms = supervise(self.model, batch, self.config, iteration, draws.gumbel)
-        losses = sequence_losses(self.model, batch, self.config.loss, draws.noise, choice)
+        with unread_values():
+            if isinstance(self.model, Baseline):
+                return self.model.terms(batch, draws.noise)
+            assert isinstance(self.model, SequenceVAE)
+            choice, index_terms = supervise(self.model, batch, self.config, iteration, draws.gumbel)
+            losses = sequence_losses(self.model, batch, self.config.loss, draws.noise, choice)
         return {**losses.terms(self.config.loss), **index_terms}

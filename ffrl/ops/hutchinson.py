@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ffrl.errors import ArgumentError
 from ffrl.ops.analytic import output_derivatives
-from ffrl.ops.mlp_field import MLPField, distinct_time_features
+from ffrl.ops.mlp_field import MLPField, can_read_values, distinct_time_features
 from ffrl.ops.oracle import Field, derivative, differentiable_view
 from ffrl.records import PotentialWeights
 
@@ -113,6 +113,9 @@ def hutchinson_rows(
         return evaluate(z, time, k, probes)
     lap_u = z.new_zeros(z.shape[0])
     for k_one in range(field.num_potentials):
+        if not can_read_values(k):  # all rows of each: how many are its own is not known
+            lap_u = torch.where(k == k_one, evaluate(z, time, k_one, probes), lap_u)
+            continue
         rows = (k == k_one).nonzero().squeeze(1)
         row_time = time[rows] if time.dim() else time
         lap_u = lap_u.index_add(0, rows, evaluate(z[rows], row_time, k_one, probes[:, rows]))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Protocol, TypeGuard
 
 import torch
@@ -11,6 +14,8 @@ from torch.autograd import forward_ad
 from ffrl.ops.backends import CPP_REASON
 from ffrl.ops.time_features import time_features_fused
 from ffrl.records import PotentialWeights, TimeFeatures, TimeWeights
+
+_unread: ContextVar[bool] = ContextVar("unread_values", default=False)
 
 
 class MLPField(Protocol):
@@ -50,10 +55,26 @@ def is_capturing(device: torch.device) -> bool:
 
 
 def can_read_values(tensor: Tensor) -> bool:
-    """Whether the host may look at the values: not in torch.compile, in a torch.func transform, or for a CUDA graph."""
+    """Whether the host may look at the values: not in torch.compile, in a torch.func transform, for a CUDA graph, or
+    on a GPU within ``unread_values``."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():  # pyright: ignore
         return False
-    return not is_capturing(tensor.device)
+    return not is_capturing(tensor.device) and not (_unread.get() and is_asynchronous(tensor.device))
+
+
+def is_asynchronous(device: torch.device) -> bool:
+    """Whether the host waits for a device whose values it looks at."""
+    return device.type == "cuda"
+
+
+@contextlib.contextmanager
+def unread_values() -> Iterator[None]:
+    """Let the ops not wait for a GPU to check k, which has to be in range, or to find equal times."""
+    token = _unread.set(True)
+    try:
+        yield
+    finally:
+        _unread.reset(token)
 
 
 def distinct_times(time: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -10,12 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from ffrl.config import ComputeConfig, SupervisionConfig, TrainConfig
+from ffrl.config import ComputeConfig, LossConfig, SupervisionConfig, TrainConfig
 from ffrl.objective import TrainingObjective
+from ffrl.ops import mlp_field, rollout
 from ffrl.presets import preset_config
 from ffrl.run_folder import METRICS_FILE, read_metrics
 from ffrl.trainer import Trainer, load_model
-from tests.training.runs import differing, newest, run_differences, short_run, training_state
+from tests.cpp_cases import needs_cpp
+from tests.ops.test_capture import WAITING
+from tests.training.runs import MODEL, differing, newest, run_differences, short_run, training_state
 
 
 def gpu(test: Any) -> Any:
@@ -148,6 +151,59 @@ def test_all_at_once_learns_the_same(tmp_path: Path):
     assert largest_difference(fast[:10], plain[:10]) < 2e-3
     assert training_state(newest(tmp_path / "fast"))["iteration"] == 50
     assert (tmp_path / "fast" / METRICS_FILE).read_bytes().count(b"\n") == 50
+
+
+NO_WAIT: dict[str, dict[str, Any]] = {
+    "supervised": {},
+    "weak": {"supervision": WEAK},
+    "semi": {"supervision": SupervisionConfig("semi", labelled_fraction=0.5)},
+    "one k a batch": {"mixed_batches": False},
+    "hutchinson": {"loss": LossConfig(log_det="hutchinson", num_probes=2)},
+    "mixture": {"model": dataclasses.replace(MODEL, prior="mixture"), "loss": LossConfig(pde="wave")},
+    "vamp": {"model": dataclasses.replace(MODEL, prior="vamp", pseudo_inputs=4), "loss": LossConfig(pde="heat")},
+}
+
+
+def noted(function: Any, name: str, calls: list[str]) -> Any:
+    """The function, with a list of the calls of it."""
+
+    def called(*given: Any, **more: Any) -> Any:
+        calls.append(name)
+        return function(*given, **more)
+
+    return called
+
+
+@needs_cpp
+@pytest.mark.parametrize("name", NO_WAIT)
+def test_no_step_would_wait_for_a_gpu(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """No GPU is needed: a patch says that one is, and the host may not look at a value."""
+    config = short_run(tmp_path / "run", backend="cpp", **NO_WAIT[name])
+    usual, trainer = Trainer(config), Trainer(dataclasses.replace(config, out=tmp_path / "patched"))
+    torch.manual_seed(0)
+    usual.step()
+    usual.step()
+    torch.manual_seed(0)
+    waited: list[str] = []
+    monkeypatch.setattr(mlp_field, "is_asynchronous", lambda device: True)
+    for owner, function in WAITING:
+        monkeypatch.setattr(owner, function, noted(getattr(owner, function), function, waited))
+    group = rollout.RowGroups.__init__
+
+    def unnoted_group(self: Any, *given: Any) -> None:  # of the CPU's rollout; those for GPUs are fused
+        before = len(waited)
+        group(self, *given)
+        del waited[before:]
+
+    monkeypatch.setattr(rollout.RowGroups, "__init__", unnoted_group)
+    trainer.step()
+    trainer.step()
+    assert waited == []
+    trainer.check()
+    assert waited == ["__bool__"] * 2
+    monkeypatch.undo()
+    for one, other in zip(usual.ledger.last().values(), trainer.ledger.last().values(), strict=True):
+        assert one == pytest.approx(other, rel=1e-5, abs=1e-3)
 
 
 @gpu
