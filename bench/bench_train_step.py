@@ -50,7 +50,8 @@ from ffrl.run_folder import write_json
 LEGEND = """
 Times are medians (quartiles) of interleaved rounds; "times ffrl" is a contender's time over that of ffrl; sgemm is
 1024 x 1024 x 1024 in the same rounds. All draw the same batches and take the same fused Adam step.
-ffrl: the iteration of the trainer. bfloat16: with --compute.vae-precision bfloat16. plain: the same loss in plain
+ffrl: the iteration of the trainer, with --compute.vae-precision float32, the default on the CPU. bfloat16: with that,
+the default on a GPU that has it. Convolutions are channels-last on a GPU, for all. plain: the same loss in plain
 PyTorch, one step and one frame after the other, by nested autograd with D reverse passes for each Laplacian.
 surrogate: plain with the sum of the Hessian's entries in its place. supervised: ffrl with k given. vae: all frames
 encoded and decoded by a VAE, no flow. decoding: frame 0 encoded, all decoded from codes beside its own: the least

@@ -13,7 +13,8 @@ from bench.gpu.precision import float32_convolutions
 from bench.plain_training import plain_terms, surrogate_terms
 from bench.training_iteration import Iteration, Objective, Problem, build_model, make_problem, sequence_terms
 from ffrl.baseline_config import Method
-from ffrl.config import SupervisionConfig, TrainConfig
+from ffrl.config import ComputeConfig, SupervisionConfig, TrainConfig
+from ffrl.devices import prepare_for_speed
 from ffrl.presets import preset_config
 
 FFRL, PLAIN, SURROGATE, SUPERVISED, VAE, DECODING = "ffrl", "plain", "surrogate", "supervised", "vae", "decoding"
@@ -89,15 +90,15 @@ def iteration(name: str, problem: Problem, backend: str) -> Iteration:
     if name in METHODS:
         config = dataclasses.replace(config, method=name)
     model: Any = build_model(config, backend).to(problem.data.device)
-    model.vae_dtype = vae_dtype(name)
+    prepare_for_speed(model, compute_of(name), problem.data.device)
     if name in (VAE, DECODING):
         model = FrameVAE(model)
     return Iteration(problem._replace(config=config), model, OBJECTIVES[name])
 
 
-def vae_dtype(name: str) -> torch.dtype | None:
-    """Of a contender's encoder and decoder; None: that of their weights."""
-    return torch.bfloat16 if name == BFLOAT16 else None
+def compute_of(name: str) -> ComputeConfig:
+    """How a contender uses the machine: all as the trainer does, but for the precision of encoder and decoder."""
+    return ComputeConfig(vae_precision="bfloat16" if name == BFLOAT16 else "float32")
 
 
 def problem_of(case: TrainCase, device: torch.device) -> Problem:
@@ -110,10 +111,9 @@ def check_parity(problem: Problem, names: list[str], backend: str) -> None:
     if not compared:
         return
 
-    model = build_model(problem.config, backend).to(problem.data.device)
-
     def terms_of(name: str) -> dict[str, float]:
-        model.vae_dtype = vae_dtype(name)
+        model = build_model(problem.config, backend).to(problem.data.device)
+        prepare_for_speed(model, compute_of(name), problem.data.device)
         terms = OBJECTIVES[name](model, problem.batch, problem.config, 1, problem.noise)
         return {term: float(value.detach()) for term, value in terms.items()}
 

@@ -13,11 +13,8 @@ from ffrl.ops import mlp_field, potential_derivatives
 from tests.cases import Case, build, cotangents_of, outputs_of
 from tests.cpp_cases import needs_cpp
 from tests.tolerances import ROUNDING, assert_matches
+from tests.waiting import WAITING
 
-WAITING = (  # on a GPU
-    (torch, "unique"), (torch, "bincount"), (torch, "aminmax"), (torch, "nonzero"),
-    *((Tensor, name) for name in ("tolist", "item", "nonzero", "unique", "__int__", "__bool__", "__float__")),
-)  # fmt: skip
 CASES = (
     Case(40, 3, 9, 7, 3, "mixed", time="repeated"),
     Case(40, 3, 9, 7, 3, "mixed", time="rows", tracked="weights"),

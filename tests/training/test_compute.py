@@ -17,8 +17,8 @@ from ffrl.presets import preset_config
 from ffrl.run_folder import METRICS_FILE, read_metrics
 from ffrl.trainer import Trainer, load_model
 from tests.cpp_cases import needs_cpp
-from tests.ops.test_capture import WAITING
 from tests.training.runs import MODEL, differing, newest, run_differences, short_run, training_state
+from tests.waiting import WAITING
 
 
 def gpu(test: Any) -> Any:
