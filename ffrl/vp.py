@@ -36,10 +36,9 @@ def print_score(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     numbers = f"{result['num_train']} pairs to train on, {result['num_test']} to test"
-    seeds, chance = len(result["generated"]["seeds"]), f"{100 * result['chance']:.1f} %"
-    table = Table(
-        title=f"VP score: k told from (x_0, x_T); {numbers}; mean ± deviation of {seeds} seeds; chance {chance}"
-    )
+    count, chance = len(result["generated"]["seeds"]), f"{100 * result['chance']:.1f} %"
+    seeds = f"mean ± deviation of {count} seeds" if count > 1 else "one seed"
+    table = Table(title=f"VP score: k told from (x_0, x_T); {numbers}; {seeds}; chance {chance}")
     for column in ("pairs", "last epoch", "best epoch"):
         table.add_column(column, justify="left" if column == "pairs" else "right")
     first = "decode(z_0)" if result["config"]["start"] == "decoded" else "true x_0"
@@ -48,7 +47,10 @@ def print_score(result: dict[str, Any]) -> None:
         ("truth", "true: the ceiling for a model that is right"),
     ):
         row = result[name]
-        cells = (f"{100 * row[e]:.2f} ± {100 * row[f'{e}_standard_deviation']:.2f} %" for e in ("last", "best"))
+        cells = []
+        for epoch in ("last", "best"):
+            deviation = f" ± {100 * row[f'{epoch}_standard_deviation']:.2f}" if count > 1 else ""
+            cells.append(f"{100 * row[epoch]:.2f}{deviation} %")
         table.add_row(label, *cells)
     console = Console(width=120)
     console.print(table)

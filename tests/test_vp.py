@@ -263,6 +263,15 @@ def test_command_writes_what_it_prints(run: Path, capsys: pytest.CaptureFixture[
     assert json.loads((run / "vp.json").read_text()) == result
 
 
+def test_one_seed_has_no_deviation_printed(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    copy = shutil.copytree(run, tmp_path / "run")
+    assert run_command(ffrl.vp.main, [str(copy), *FLAGS.replace("0 3", "3").split()]) == 0
+    printed = capsys.readouterr().out
+    row = json.loads((copy / "vp.json").read_text())["generated"]
+    assert f"{100 * row['last']:.2f} %" in printed
+    assert "one seed" in " ".join(printed.split()) and "±" not in printed and "seeds" not in printed
+
+
 def test_bad_options_end_with_code_two(run: Path, tmp_path: Path):
     copy = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("vp.json"))
     try:
