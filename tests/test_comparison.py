@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -135,6 +136,33 @@ def test_columns_of_copies_are_lines_in_the_plot(monkeypatch: pytest.MonkeyPatch
     }
     table_plot("A title", "A remark.", [{"label": "a", "columns": columns, "paper": {}}])
     assert drawn == [("line", 7.0), ("scale", 0.0), ("line", 8.0), ("hue", 0.0)]
+
+
+def test_many_columns_and_long_labels_stay_on_a_page_of_three_panels(monkeypatch: pytest.MonkeyPatch):
+    pages: list[Canvas] = []
+
+    class Spy(Canvas):
+        def __init__(self, *size: int) -> None:
+            super().__init__(*size)
+            pages.append(self)
+
+    monkeypatch.setattr("ffrl.figures.table_plot.Canvas", Spy)
+    columns = {f"column {i}": {"mean": 1.0 + i, "standard_deviation": 0.1, "values": [1.0]} for i in range(7)}
+    label = "a label of a row that is longer than anything that fits beside the panels"
+    rows = [{"label": label, "columns": columns, "paper": {}} for _ in range(9)]
+    table_plot("A title", "A remark.", rows)
+    (page,) = pages
+    assert page.width < 1100
+    places = [axes.get_position() for axes in page.figure.axes]
+    assert len(places) == 6 and len({round(place.x0, 6) for place in places}) == 3
+    assert all(one.x1 < other.x0 for one, other in itertools.pairwise(places[:3]))
+    assert places[3].y1 < places[0].y0 and places[3].y0 > 0
+    page.figure.canvas.draw()
+    for text in page.figure.texts:
+        box = text.get_window_extent()
+        assert box.x1 < page.width * page.zoom and box.y0 > 0, text.get_text()
+    drawn = " ".join(text.get_text() for text in page.figure.texts)
+    assert drawn.count(label) == len(rows)
 
 
 @pytest.mark.slow
