@@ -11,17 +11,21 @@ import sys
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ffrl.cells import Cell, Settings, finished_result, run_cell
 from ffrl.checks import require_integer
 from ffrl.command_line import run_command
 from ffrl.comparison import REMARK, comparison_numbers, traversal_picture
 from ffrl.config import DataName, Preset
-from ffrl.experiments import EXPERIMENTS, Experiment, TableName, replaced
+from ffrl.errors import ArgumentError
+from ffrl.experiments import EXPERIMENTS, HELD_OUT, PAPER_VP, Experiment, TableName, replaced
 from ffrl.presets import preset_config
 from ffrl.run_folder import check_writable, write_atomic, write_json
 from ffrl.vp_config import VPConfig
+
+if TYPE_CHECKING:
+    from ffrl.data.registry import ImageSet
 
 FAILED = 1
 TINY_VP = VPConfig(num_pairs=300, train_fraction=0.2, epochs=10, evaluate_every=10, seeds=(0,))
@@ -32,8 +36,8 @@ class TablesCommand:
     """Train the rows of a table with several seeds, measure them, and print mean ± standard deviation as Markdown.
 
     Runs and tables go into a folder of OUT that is named by preset, data and iterations; finished cells are not
-    repeated, and a stopped command goes on where it was. The table is written as Markdown, JSON and a picture, table1
-    with a second one of what every method makes of a test image.
+    repeated, whatever device and backend they ran on, and a stopped command goes on where it was. The table is written
+    as Markdown, JSON and a picture, table1 with a second one of what every method makes of a test image.
     """
 
     name: TableName
@@ -74,8 +78,8 @@ def table_cells(command: TablesCommand) -> list[Cell]:
     from ffrl.data import load_images, resolve_name
 
     base, data = preset_config(command.preset), resolve_name(command.data, command.data_dir)
-    for split in ("train", "test"):
-        load_images(data, split, command.data_dir)  # one error here rather than one in every cell
+    load_images(data, "train", command.data_dir)  # one error here rather than one in every cell, after its training
+    check_test_images(command, load_images(data, "test", command.data_dir))
     common: dict[str, Any] = {
         "data": data,
         "data_dir": command.data_dir,
@@ -95,6 +99,16 @@ def table_cells(command: TablesCommand) -> list[Cell]:
     return cells
 
 
+def check_test_images(command: TablesCommand, images: ImageSet) -> None:
+    """Raise ArgumentError where the test set does not have what the table's measure needs."""
+    measure, count = EXPERIMENTS[command.name].measure, len(images.labels)
+    pairs = settings_of(command).vp.num_pairs
+    if measure == "vp" and pairs > count:
+        raise ArgumentError("vp.num_pairs", pairs, f"at most {count}, the test images of {images.name}")
+    if measure == "generalisation" and not set(HELD_OUT) < set(images.labels.tolist()):
+        raise ArgumentError("data", repr(images.name), f"data with the classes {HELD_OUT} and others, for this table")
+
+
 def run_folder(command: TablesCommand, data: str, iterations: int) -> Path:
     """Where the runs of one budget are, which tables share, and their tables."""
     return command.out / f"{command.preset}-{data}-{iterations}"
@@ -112,7 +126,10 @@ def remark_on(command: TablesCommand, cells: Sequence[Cell], settings: Settings)
     config, measure = cells[0].config, cells[0].measure
     seeds = f"mean ± standard deviation of {command.seeds} seeds" if command.seeds > 1 else "one seed"
     vp, images = settings.vp, f"{'all' if settings.num_images is None else settings.num_images} test images"
-    classifiers = f"{len(vp.seeds)} classifier{'s' * (len(vp.seeds) > 1)} on {vp.num_pairs:,} pairs of test images"
+    classifiers = (
+        f"{len(vp.seeds)} classifier{'s' * (len(vp.seeds) > 1)} on {vp.num_pairs:,} pairs of test images, "
+        f"{100 * vp.train_fraction:g} % of them to train on"
+    )
     of_measure = {
         "errors": f", {images}. Errors are E_k, summed over t, channels and pixels.",
         "comparison": f", {images}.{REMARK} VP is of {classifiers}, {vp.epochs} epochs.",
@@ -120,6 +137,14 @@ def remark_on(command: TablesCommand, cells: Sequence[Cell], settings: Settings)
         "vp": f", each of {classifiers}.",
     }
     return f"Preset {command.preset}, {config.data}, {config.iterations:,} iterations, {seeds}{of_measure[measure]}"
+
+
+def with_paper_vp(experiment: Experiment, vp: VPConfig) -> Experiment:
+    """The table with the paper's VP score, of its supervised model, for this share of the pairs, where it has one."""
+    if experiment.measure != "vp" or vp.train_fraction not in PAPER_VP:
+        return experiment
+    first, *others = experiment.rows
+    return experiment._replace(rows=(first._replace(paper={"VP": PAPER_VP[vp.train_fraction]}), *others))
 
 
 def numbers(measure: str, result: Mapping[str, Any]) -> dict[str, float]:
@@ -257,6 +282,7 @@ def main(argv: list[str]) -> int:
         for name, reason in failures.items():
             print(f"error: {name}: {reason}; see {out / 'runs' / name}.log", file=sys.stderr)
         return FAILED
+    experiment = with_paper_vp(experiment, settings.vp)
     results: dict[str, list[Any]] = {row.key: [] for row in experiment.rows}
     for cell in cells:
         results[cell.row].append(finished_result(cell, settings))

@@ -25,7 +25,7 @@ from ffrl.errors import ArgumentError, TrainingDiverged
 from ffrl.experiments import EXPERIMENTS, Experiment, Row, TableName, replaced
 from ffrl.figures.table_plot import table_plot
 from ffrl.run_folder import create_run, write_json
-from ffrl.tables import TablesCommand, aggregate, markdown, numbers, remark_on, settings_of, table_cells
+from ffrl.tables import TablesCommand, aggregate, markdown, numbers, remark_on, settings_of, table_cells, with_paper_vp
 from ffrl.vp_config import VPConfig
 
 SETTINGS = Settings(20, VPConfig())
@@ -75,7 +75,50 @@ def test_the_tiny_preset_is_measured_quickly_unless_that_was_said(tmp_path: Path
     assert settings_of(tiny("table1", tmp_path, vp=own, num_images=9)) == Settings(9, own)
     assert settings_of(TablesCommand("table1", out=tmp_path)) == Settings(None, VPConfig())
     remark = remark_on(tiny("table1", tmp_path), table_cells(tiny("table1", tmp_path)), quick)
-    assert remark.endswith(f"VP is of 1 classifier on 300 pairs of test images, {quick.vp.epochs} epochs.")
+    said = f"VP is of 1 classifier on 300 pairs of test images, 20 % of them to train on, {quick.vp.epochs} epochs."
+    assert remark.endswith(said)
+
+
+def test_what_the_test_set_lacks_is_said_before_anything_is_trained(tmp_path: Path):
+    count = len(load_images("digits", "test").labels)
+    with pytest.raises(ArgumentError, match=rf"^vp\.num_pairs = {count + 1} .* {count}, the test images of digits$"):
+        table_cells(tiny("vp", tmp_path, vp=VPConfig(num_pairs=count + 1)))
+    assert len(table_cells(tiny("vp", tmp_path, vp=VPConfig(num_pairs=count)))) == 4
+    with pytest.raises(ArgumentError, match=r"^data = 'shapes' .*\(5, 9\)"):
+        table_cells(TablesCommand("generalisation", data="shapes", out=tmp_path))
+    assert len(table_cells(TablesCommand("pdes", data="shapes", seeds=1, out=tmp_path))) == 5
+
+
+@pytest.mark.parametrize(("share", "paper"), [(0.1, {"VP": 95.7}), (0.01, {"VP": 92.7}), (0.2, {})])
+def test_the_papers_vp_score_is_that_of_the_same_share_of_the_pairs(share: float, paper: dict[str, float]):
+    experiment = with_paper_vp(EXPERIMENTS["vp"], VPConfig(train_fraction=share))
+    assert [dict(row.paper) for row in experiment.rows] == [paper, {}]
+    assert with_paper_vp(EXPERIMENTS["pdes"], VPConfig()) is EXPERIMENTS["pdes"]
+
+
+def test_the_papers_errors_stand_beside_the_rows_they_are_of():
+    """FFRL's MNIST rows as in the paper: scaling, rotation, colouring; of priors and equations scaling alone."""
+    expected = {
+        "supervision": {
+            "supervised": (185.42, 153.54, 158.57),
+            "weak prior": (193.84, 157.16, 165.19),
+            "weak label": (),
+            "semi prior": (186.07, 152.87, 160.13),
+        },
+        "priors": {"diffusion": (185.4,), "standard_normal": (190.2,), "mixture": (188.2,), "vamp": (192.8,)},
+        "pdes": {"hj_force": (185.4,), "hj": (190.4,), "fokker_planck": (211.5,), "heat": (224.0,), "wave": ()},
+    }
+    found: dict[str, dict[str, tuple[float, ...]]] = {name: {} for name in expected}
+    for name in expected:
+        for row in EXPERIMENTS[name].rows:
+            config = replaced(TrainConfig(), row.changes)
+            how = config.supervision
+            mode = how.mode if how.mode == "supervised" else f"{how.mode} {how.index_loss}"
+            key = {"supervision": mode, "priors": config.model.prior, "pdes": config.loss.pde}[name]
+            assert set(row.changes) <= {"supervision.mode", "supervision.index_loss", "model.prior", "loss.pde"}
+            assert list(row.paper) == list(("scale", "rotation", "hue")[: len(row.paper)])
+            found[name][key] = tuple(row.paper.values())
+    assert found == expected
 
 
 def errors(scale: float, hue: float, accuracy: float | None = None) -> dict[str, Any]:
