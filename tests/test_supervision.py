@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ffrl.config import SequenceConfig, SupervisionConfig, TrainConfig
+from ffrl.config import PDEName, SequenceConfig, SupervisionConfig, TrainConfig
 from ffrl.data import TransformedImages
 from ffrl.errors import ArgumentError
 from ffrl.evaluation import sequence_errors
 from ffrl.matching import best_assignment, confusion, match_potentials, reorder_potentials
 from ffrl.models import SequenceVAE
+from ffrl.models.choice import draw_choice, draw_gumbel
 from ffrl.records import SequenceBatch
 from ffrl.supervision import (
     BALANCE_WEIGHT,
@@ -32,9 +33,9 @@ from tests.tolerances import ROUNDING, relative_error
 WEAK = SupervisionConfig("weak")
 
 
-def recognizing_model(num_frames: int = 4) -> SequenceVAE:
+def recognizing_model(num_frames: int = 4, pde: PDEName = "hj_force") -> SequenceVAE:
     torch.manual_seed(0)
-    return SequenceVAE(TINY, 3, recognized_frames=num_frames).double()
+    return SequenceVAE(TINY, 3, pde=pde, recognized_frames=num_frames).double()
 
 
 def test_temperature_is_the_papers():
@@ -125,6 +126,19 @@ def test_the_label_loss_is_the_cross_entropy_beside_a_drawn_k():
     assert choice.weights is not None
     expected = -F.log_softmax(recognize(model, batch.x), dim=1)[torch.arange(6), batch.k].mean()
     assert relative_error(terms["index"], expected) <= ROUNDING
+    assert terms["balance"].item() == 0  # the label keeps the potentials apart
+
+
+@pytest.mark.parametrize(("iteration", "temperature"), [(1, math.exp(-1e-3)), (500, math.exp(-0.5)), (90_000, 0.25)])
+def test_the_drawing_is_at_the_temperature_of_its_iteration(iteration: int, temperature: float):
+    model, batch, gumbel = recognizing_model(), random_batch(6, 3), draw_gumbel(6, 3).double()
+    how = SupervisionConfig("weak", temperature_decay=1e-3, min_temperature=0.25)
+    choice = supervise(model, batch, config_of(how), iteration, gumbel).choice
+    expected = draw_choice(recognize(model, batch.x), temperature, gumbel)
+    v_weights, parameter = torch.randn(6, 3, dtype=torch.float64), model.transformation.logits.weight  # type: ignore[union-attr]
+    found, wanted = (torch.autograd.grad(one.weights, parameter, v_weights)[0] for one in (choice, expected))  # type: ignore[arg-type]
+    assert torch.equal(choice.k, expected.k) and wanted.norm() > 1e-6
+    assert relative_error(found, wanted) <= 1e-10
 
 
 def test_semi_alternates_between_the_label_and_a_draw():
@@ -176,10 +190,13 @@ def test_confusion_counts_every_image_under_every_transformation():
         assert counts[k].tolist() == torch.bincount(found, minlength=3).tolist()
 
 
-def test_reordering_renames_the_potentials_and_changes_nothing_else():
-    model, batch, order = recognizing_model(), random_batch(6, 3), [2, 0, 1]
+@pytest.mark.parametrize("pde", ["hj_force", "wave"])
+def test_reordering_renames_the_potentials_and_changes_nothing_else(pde: PDEName):
+    model, batch, order = recognizing_model(pde=pde), random_batch(6, 3), [2, 0, 1]
     with torch.no_grad():
         model.prior.diffusivity.copy_(torch.tensor([0.1, 0.2, 0.3]))
+        for speeds in model.pde.parameters():
+            speeds.copy_(torch.tensor([0.5, 1.0, 2.0]))
     renamed = torch.tensor(order)
     before = sequence_errors(model, batch.x, renamed[batch.k])
     logits = recognize(model, batch.x)
@@ -224,6 +241,11 @@ def test_a_perfect_recognizer_with_names_of_its_own_is_matched_perfectly():
     assert named is not None and named["accuracy"] == 0.0
     assert named["potential_of"] == {"scale": 0, "rotation": 1, "hue": 2}
     assert named["confusion"] == [[0, 3, 0], [0, 0, 3], [3, 0, 0]]
+    batch = data.sequence(torch.arange(3), torch.tensor([0, 1, 2]))
+    along_given = sequence_errors(model, batch.x, batch.k)
+    along_recognized = sequence_errors(model, batch.x, torch.tensor([1, 2, 0]))["equivariance_error"]
+    assert torch.equal(along_given["recognized_equivariance_error"], along_recognized)
+    assert (along_recognized - along_given["equivariance_error"]).abs().min() > 1e-4
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     matching = match_potentials(model, data)
     assert matching == {
@@ -234,7 +256,6 @@ def test_a_perfect_recognizer_with_names_of_its_own_is_matched_perfectly():
     }
     again = match_potentials(model, data)
     assert again is not None and again["potential_of"] == {"scale": 0, "rotation": 1, "hue": 2}
-    batch = data.sequence(torch.arange(3), torch.tensor([0, 1, 2]))
     errors = sequence_errors(model, batch.x, batch.k)
     assert torch.equal(errors["recognized_equivariance_error"], errors["equivariance_error"])
 
