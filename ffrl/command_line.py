@@ -1,10 +1,13 @@
-"""What the commands share: error reporting, and how a share is printed. Imports neither torch nor numpy."""
+"""What the commands share: options, error reporting, and how a share is printed. Imports neither torch nor numpy."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from ffrl.errors import FfrlError
 
@@ -22,6 +25,24 @@ OPTIONAL_PACKAGES = {
     "matplotlib": "figures",
     "PIL": "figures",
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class OnRun:
+    """What every command that looks at a run is told."""
+
+    run: Path
+    """Run folder written by python -m ffrl.train."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    backend: str | None = None
+    """Backend of the potential op; default that of the run."""
+    data_dir: Path | None = None
+    """Where to look for the data first; default the variable FFRL_DATA."""
+
+    def where(self) -> dict[str, Any]:
+        """The arguments of ``load_trained_run`` beside the run."""
+        return {"device": self.device, "backend": self.backend, "data_dir": self.data_dir}
 
 
 def run_command(command: Callable[[list[str]], int], argv: list[str] | None = None) -> int:

@@ -6,11 +6,10 @@ import dataclasses
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ffrl.checks import require, require_integer
-from ffrl.command_line import percentage, run_command
+from ffrl.command_line import OnRun, percentage, run_command
 from ffrl.config import DATA_NAMES, DataName
 from ffrl.run_folder import check_writable, write_json
 from ffrl.traverse import print_compositions
@@ -26,11 +25,9 @@ OTHER_DATA: tuple[DataName, ...] = ("shapes", "digits")
 
 
 @dataclasses.dataclass(frozen=True)
-class GeneralisationCommand:
+class GeneralisationCommand(OnRun):
     """Score a run on compositions, longer flows, unseen classes and other images; write generalisation.json into it."""
 
-    run: Path
-    """Run folder written by python -m ffrl.train."""
     other_data: tuple[DataName, ...] | None = None
     """Data sets that it was not trained on; default shapes and digits but the run's own."""
     classes: tuple[int, ...] | None = None
@@ -40,12 +37,6 @@ class GeneralisationCommand:
     num_images: int = 1000
     """Test images for each number."""
     batch_size: int = 250
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-    backend: str | None = None
-    """Backend of the potential op; default that of the run."""
-    data_dir: Path | None = None
-    """Where to look for the data first; default the variable FFRL_DATA."""
 
     def __post_init__(self) -> None:
         for name in ("factor", "num_images", "batch_size"):
@@ -163,7 +154,7 @@ def main(argv: list[str]) -> int:
     command = tyro.cli(GeneralisationCommand, args=argv, prog="python -m ffrl.generalisation", config=config)
     from ffrl.trained_run import load_trained_run  # loads torch: not before --help has been answered
 
-    trained = load_trained_run(command.run, device=command.device, backend=command.backend, data_dir=command.data_dir)
+    trained = load_trained_run(command.run, **command.where())
     check_writable(command.run)
     start = time.perf_counter()
     result = score(command, trained)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ffrl.checks import require, require_integer
-from ffrl.command_line import percentage, run_command
+from ffrl.command_line import OnRun, percentage, run_command
 from ffrl.errors import ArgumentError, OutputError
 from ffrl.evaluate import EVALUATION_FILE
 from ffrl.run_folder import check_writable, read_metrics, write_atomic, write_json
@@ -24,11 +24,9 @@ MOST_DIGITS = 10
 
 
 @dataclasses.dataclass(frozen=True)
-class TraverseCommand:
+class TraverseCommand(OnRun):
     """Draw what a run has learned: grids and animations of its flows on test images, compositions, training curves."""
 
-    run: Path
-    """Run folder written by python -m ffrl.train."""
     out: Path | None = None
     """Folder for the pictures; default RUN/figures."""
     num_digits: int = 4
@@ -40,12 +38,6 @@ class TraverseCommand:
     num_images: int = 1000
     """Test images for the errors of switches and superpositions."""
     batch_size: int = 250
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-    backend: str | None = None
-    """Backend of the potential op; default that of the run."""
-    data_dir: Path | None = None
-    """Where to look for the data first; default the variable FFRL_DATA."""
 
     def __post_init__(self) -> None:
         for name in ("num_digits", "num_images", "batch_size"):
@@ -144,7 +136,7 @@ def main(argv: list[str]) -> int:
     from ffrl.traversals import composition_errors
 
     out = command.run / FIGURES_FOLDER if command.out is None else command.out
-    trained = load_trained_run(command.run, device=command.device, backend=command.backend, data_dir=command.data_dir)
+    trained = load_trained_run(command.run, **command.where())
     check_writable(out)
     model, iteration, images, data = trained.flow_model(), trained.iteration, trained.images, trained.data
     evaluation, remark = read_evaluation(command.run, iteration)

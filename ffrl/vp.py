@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
-from ffrl.command_line import run_command
+from ffrl.command_line import OnRun, run_command
 from ffrl.run_folder import check_writable, write_json
 from ffrl.vp_config import VPConfig
 
@@ -16,18 +15,10 @@ VP_FILE = "vp.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class VPCommand:
+class VPCommand(OnRun):
     """Train classifiers of the transformation on a run's pairs [x_0, x_T], print the score, write vp.json into it."""
 
-    run: Path
-    """Run folder written by python -m ffrl.train."""
     vp: VPConfig = dataclasses.field(default_factory=VPConfig)
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-    backend: str | None = None
-    """Backend of the potential op; default that of the run."""
-    data_dir: Path | None = None
-    """Where to look for the data first; default the variable FFRL_DATA."""
 
 
 def print_score(result: dict[str, Any]) -> None:
@@ -65,7 +56,7 @@ def main(argv: list[str]) -> int:
     from ffrl.trained_run import load_trained_run  # load torch: not before --help has been answered
     from ffrl.vp_score import vp_score
 
-    trained = load_trained_run(command.run, device=command.device, backend=command.backend, data_dir=command.data_dir)
+    trained = load_trained_run(command.run, **command.where())
     check_writable(command.run)
     start = time.perf_counter()
     result = {
