@@ -120,7 +120,8 @@ def test_choice_of_pairs():
     assert sorted(torch.bincount(k).tolist()) == [3, 3, 4]
     again = choose_pairs(10, 12, 3, seed=0)
     assert torch.equal(images, again[0]) and torch.equal(k, again[1])
-    assert not torch.equal(k, choose_pairs(10, 12, 3, seed=1)[1])
+    other = choose_pairs(10, 12, 3, seed=1)
+    assert not torch.equal(k, other[1]) and set(images.tolist()) != set(other[0].tolist())
     with pytest.raises(ArgumentError, match="num_pairs = 13"):
         choose_pairs(13, 12, 3, seed=0)
 
@@ -160,6 +161,17 @@ def test_accuracy_by_hand():
     x = torch.zeros(5, 3, 2, 2, dtype=torch.uint8)
     x[torch.arange(5), torch.tensor([0, 1, 2, 2, 1])] = 9
     assert accuracy(Brightest(), x, torch.tensor([0, 1, 2, 0, 0])) == 3 / 5
+
+
+def test_testing_teaches_nothing_and_a_pair_counts_alike_in_any_batch():
+    """With the statistics of its own batch, a test batch would move those of training, and a single pair be nothing."""
+    network, x = PairClassifier(6, (4, 4), 3).train(), noise_pairs(torch.zeros(20).long()).x
+    network(x.float() / 255 + 0.3)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    k = network.eval()(x.float() / 255).argmax(1)
+    assert accuracy(network.train(), x, k) == 1.0
+    assert all(accuracy(network.train(), x[i : i + 1], k[i : i + 1]) == 1.0 for i in range(20))
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
 def test_means_and_deviations_over_seeds_by_hand():
