@@ -17,16 +17,20 @@ from typing import Any, get_args
 
 import pytest
 
-from ffrl.cells import Cell, Settings, finished_result, measured_by, result_file
+from ffrl.cells import Cell, Settings, finished_result, measure, measured_by, result_file
 from ffrl.checkpoint import latest_checkpoint
-from ffrl.config import TrainConfig
+from ffrl.config import SequenceConfig, TrainConfig
 from ffrl.data import load_images
 from ffrl.errors import ArgumentError, TrainingDiverged
 from ffrl.experiments import EXPERIMENTS, Experiment, Row, TableName, replaced
 from ffrl.figures.table_plot import table_plot
 from ffrl.run_folder import create_run, write_json
 from ffrl.tables import TablesCommand, aggregate, markdown, numbers, remark_on, settings_of, table_cells, with_paper_vp
+from ffrl.trained_run import load_trained_run
+from ffrl.trainer import Trainer
 from ffrl.vp_config import VPConfig
+from ffrl.vp_score import vp_score
+from tests.training.runs import tiny_run
 
 SETTINGS = Settings(20, VPConfig())
 BUDGET = "tiny-digits-4"  # of ``command``
@@ -205,6 +209,22 @@ def test_a_result_counts_only_for_its_own_configuration_iterations_and_settings(
     assert finished_result(cell._replace(config=other), SETTINGS) is None
     result_file(cell).write_text(json.dumps(found)[:-4])
     assert finished_result(cell, SETTINGS) is None
+
+
+def test_a_cell_is_measured_by_its_tables_measure_with_the_settings(tmp_path: Path):
+    config = tiny_run(tmp_path / "run", iterations=2, sequence=SequenceConfig(num_steps=2))
+    assert Trainer(config).run()
+    settings = Settings(6, VPConfig(num_pairs=20, train_fraction=0.5, widths=(4,), epochs=1, seeds=(3,)))
+    trained = load_trained_run(config.out, device="cpu")
+    scored = measure(Cell("base", config, "vp"), settings)
+    assert scored == vp_score(trained.model, trained.data, settings.vp) and scored["num_test"] == 10
+    found = measure(Cell("base", config, "generalisation"), settings)
+    assert list(found["images"]) == ["digits, other classes", "digits, classes (5, 9)", "shapes"]
+    assert {row["num_images"] for rows in found["images"].values() for row in rows.values()} == {6}
+    errors = measure(Cell("base", config, "errors"), settings)
+    assert errors["num_images"] == 6 and set(errors["transformations"]) == {"scale", "rotation", "hue"}
+    for name, result in (("errors", errors), ("generalisation", found), ("vp", scored)):
+        assert len(numbers(name, result)) >= 3
 
 
 def command(out: Path, *more: str) -> list[str]:

@@ -274,6 +274,35 @@ def test_composition_errors_are_means_over_images():
     assert row["equivariance_error_standard_error"] == pytest.approx(np.std(errors, ddof=1) / 5**0.5, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("kind", "names", "clock", "steps", "direction"),
+    [
+        ("switch", ["hue", "scale"], "own", [{2: 1.0}, {2: 2.0}, {0: 1.0}, {0: 2.0}], 1),
+        ("switch", ["hue", "scale"], "shared", [{2: 1.0}, {2: 2.0}, {0: 3.0}, {0: 4.0}], 1),
+        ("superposition", ["scale", "hue"], None, [{0: t, 2: t} for t in (1.0, 2.0, 3.0, 4.0)], 1),
+        ("backward", ["rotation"], None, [{1: t} for t in (1.0, 2.0, 3.0, 4.0)], -1),
+    ],
+)
+def test_every_kind_of_composition_is_scored_along_its_own_path(kind, names, clock, steps, direction):
+    """The flow and the truth of a row go the same way: the other way has another error."""
+    model = tiny_model()
+    with torch.no_grad():
+        for weight in (model.potential.weight3, *(p for p in model.decoder.parameters() if p.dim() > 1)):
+            weight.mul_(4)
+    data = TransformedImages(random_images(3), SequenceConfig(num_steps=STEPS))
+    rows = composition_errors(model, data)[kind]
+    (row,) = (r for r in rows if r["transformations"] == names and r.get("clock") == clock)
+    x = composed_frames(data, torch.arange(3), progress_of(steps, 3, direction=direction))
+    with torch.no_grad():
+        start = model.encoder(x[:, 0])[0]
+        right, wrong = (
+            (x - decode(model, follow(model.potential, start, steps, direction=way)))[:, 1:].abs().sum().item() / 3
+            for way in (direction, -direction)
+        )
+    assert row["equivariance_error"] == pytest.approx(right, rel=1e-5)
+    assert abs(wrong / right - 1) > 1e-3
+
+
 def test_one_transformation_has_no_compositions():
     data = TransformedImages(random_images(2), SequenceConfig(transformations=("rotation",), num_steps=2))
     result = composition_errors(tiny_model(1), data)
