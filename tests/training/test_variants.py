@@ -76,6 +76,16 @@ def test_gradients_reach_the_parameters_they_should_and_no_other(prior: str, pde
     assert {name for name, _ in trainer.model.named_parameters()} == found | {"flow.potential.bias3"}
 
 
+@pytest.mark.parametrize("pde", PDES)
+def test_with_output_tanh_a_gradient_reaches_every_parameter(pde: str, tmp_path):
+    """As in the paper's networks: the last bias moves the slope of tanh, and with it every derivative."""
+    config = variant(tmp_path / "run", "diffusion", pde, "trace", checkpoint_every=1000)
+    trainer = Trainer(dataclasses.replace(config, model=dataclasses.replace(config.model, output_activation="tanh")))
+    trainer.step()
+    without = {name for name, p in trainer.model.named_parameters() if p.grad is None or not p.grad.any()}
+    assert without == set() and "flow.potential.bias3" in dict(trainer.model.named_parameters())
+
+
 def check_training(config: TrainConfig) -> None:
     trainer = Trainer(config)
     before = {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
