@@ -237,6 +237,7 @@ def test_a_perfect_recognizer_with_names_of_its_own_is_matched_perfectly():
     pixels[:, 2:6, 2:6] = 255
     data = TransformedImages(pixels, SequenceConfig(num_steps=3))
     before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.train()
     named = match_potentials(model, data, reorder=False)  # labels have named them: that they are wrong is an error
     assert named is not None and named["accuracy"] == 0.0
     assert named["potential_of"] == {"scale": 0, "rotation": 1, "hue": 2}
@@ -254,7 +255,9 @@ def test_a_perfect_recognizer_with_names_of_its_own_is_matched_perfectly():
         "confusion": [[3, 0, 0], [0, 3, 0], [0, 0, 3]],
         "num_images": 3,
     }
-    again = match_potentials(model, data)
+    assert model.training
+    again = match_potentials(model.eval(), data)
+    assert not model.training
     assert again is not None and again["potential_of"] == {"scale": 0, "rotation": 1, "hue": 2}
     errors = sequence_errors(model, batch.x, batch.k)
     assert torch.equal(errors["recognized_equivariance_error"], errors["equivariance_error"])

@@ -163,6 +163,20 @@ def test_accuracy_by_hand():
     assert accuracy(Brightest(), x, torch.tensor([0, 1, 2, 0, 0])) == 3 / 5
 
 
+def test_every_epoch_takes_every_training_pair_in_an_order_of_its_own(monkeypatch: pytest.MonkeyPatch):
+    orders: list[list[int]] = []
+
+    def spy(order: torch.Tensor, batch_size: int) -> list[torch.Tensor]:
+        orders.append(order.tolist())
+        return train_batches(order, batch_size)
+
+    monkeypatch.setattr("ffrl.vp_score.train_batches", spy)
+    for seed in (0, 1):
+        classify_pairs(separable_pairs(), 3, SMALL, seed)
+    assert len(orders) == 12 and all(sorted(order) == list(range(60)) for order in orders)
+    assert all(order not in orders[:i] for i, order in enumerate(orders))
+
+
 def test_testing_teaches_nothing_and_a_pair_counts_alike_in_any_batch():
     """With the statistics of its own batch, a test batch would move those of training, and a single pair be nothing."""
     network, x = PairClassifier(6, (4, 4), 3).train(), noise_pairs(torch.zeros(20).long()).x

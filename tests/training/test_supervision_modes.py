@@ -121,6 +121,15 @@ def test_only_names_of_the_models_own_are_matched(mode: str, reorders: bool, tmp
     saved, _, _ = load_model(config.out, device="cpu")
     weights = saved.potential.weight1[[1, 2, 0]] if reorders else saved.potential.weight1
     assert torch.equal(trained.model.potential.weight1, weights)
+    assert trained.matching["num_images"] == 3
+
+
+def test_all_test_images_are_matched_unless_fewer_are_asked_for(tmp_path):
+    config = short_run(tmp_path / "run", iterations=1, supervision=MODES["weak"])
+    Trainer(config).run()
+    trained = load_trained_run(config.out, device="cpu")
+    assert trained.matching is not None
+    assert trained.matching["num_images"] == len(trained.data) > 300
 
 
 def test_evaluation_of_a_supervised_run_matches_nothing(tmp_path):
