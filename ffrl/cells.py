@@ -66,6 +66,17 @@ def finished_result(cell: Cell, settings: Settings) -> dict[str, Any] | None:
         return None
 
 
+def computed_otherwise(cell: Cell) -> dict[str, str]:
+    """Of what changes nothing but rounding, what a finished cell was trained with instead: name -> saved value."""
+    saved, wanted = load_config(cell.config.out), cell.config
+    pairs = {
+        "backend": (saved.backend, wanted.backend),
+        "precision": (saved.precision, wanted.precision),
+        "device": (saved.device.partition(":")[0], wanted.device.partition(":")[0]),  # as number 0 or any other
+    }
+    return {name: one for name, (one, other) in pairs.items() if one != other and (name, other) != ("device", "auto")}
+
+
 def run_cell(cell: Cell, settings: Settings, log: Path, parent: int, report: Connection) -> None:
     """Train and measure a cell in a process of its own, its output going to a log file, and report how it ended.
 

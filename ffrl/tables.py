@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ffrl.cells import Cell, Settings, finished_result, run_cell
+from ffrl.cells import Cell, Settings, computed_otherwise, finished_result, run_cell
 from ffrl.checks import require_integer
 from ffrl.command_line import run_command
 from ffrl.comparison import REMARK, comparison_numbers, traversal_picture
@@ -233,6 +233,10 @@ def run_cells(cells: Sequence[Cell], settings: Settings, workers: int, logs: Pat
     waiting = [cell for cell in cells if finished_result(cell, settings) is None]
     total = len(waiting)
     print(f"{len(cells) - total} of {len(cells)} cells are finished", flush=True)
+    for cell in (cell for cell in cells if cell not in waiting):
+        if other := computed_otherwise(cell):
+            how = ", ".join(f"{name} {value}" for name, value in other.items())
+            print(f"note: {cell.name} was trained with {how}; another --out trains it anew", flush=True)
     logs.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
     running: dict[int, tuple[Any, Connection, str]] = {}  # by the handle that tells of a process's end

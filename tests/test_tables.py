@@ -25,7 +25,17 @@ from ffrl.errors import ArgumentError, TrainingDiverged
 from ffrl.experiments import EXPERIMENTS, Experiment, Row, TableName, replaced
 from ffrl.figures.table_plot import table_plot
 from ffrl.run_folder import create_run, write_json
-from ffrl.tables import TablesCommand, aggregate, markdown, numbers, remark_on, settings_of, table_cells, with_paper_vp
+from ffrl.tables import (
+    TablesCommand,
+    aggregate,
+    markdown,
+    numbers,
+    remark_on,
+    run_cells,
+    settings_of,
+    table_cells,
+    with_paper_vp,
+)
 from ffrl.trained_run import load_trained_run
 from ffrl.trainer import Trainer
 from ffrl.vp_config import VPConfig
@@ -225,6 +235,25 @@ def test_a_cell_is_measured_by_its_tables_measure_with_the_settings(tmp_path: Pa
     assert errors["num_images"] == 6 and set(errors["transformations"]) == {"scale", "rotation", "hue"}
     for name, result in (("errors", errors), ("generalisation", found), ("vp", scored)):
         assert len(numbers(name, result)) >= 3
+
+
+def test_finished_cells_of_another_backend_or_device_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    trained = table_cells(tiny("seq_len", tmp_path, backend="analytic"))
+    for cell in trained:
+        create_run(cell.config)
+        settings = measured_by(cell.measure, SETTINGS)
+        write_json(result_file(cell), {"iteration": 100, "settings": settings, "result": {}})
+
+    def said(**changes: Any) -> list[str]:
+        assert run_cells(table_cells(tiny("seq_len", tmp_path, **changes)), SETTINGS, 1, tmp_path) == {}
+        finished, *notes = capsys.readouterr().out.splitlines()
+        assert finished == "4 of 4 cells are finished"
+        return notes
+
+    assert said(backend="analytic") == said(backend="analytic", device="auto") == []
+    notes = said(backend="oracle", device="cuda:1")
+    assert len(notes) == 4
+    assert notes[0] == "note: base-seed0 was trained with backend analytic, device cpu; another --out trains it anew"
 
 
 def command(out: Path, *more: str) -> list[str]:
