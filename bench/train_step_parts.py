@@ -76,7 +76,7 @@ def parts_of(iteration: Iteration) -> list[Part]:
     z0 = source(outputs.trajectory.z[:, 0])
 
     def derivatives() -> Sequence[Tensor]:
-        out = model.flow.derivatives_along(z, k, laplacian=True, d2u_dt2=False, num_probes=None)
+        out = model.flow.derivatives_along(z, k, laplacian=True, d2u_dt2=False)
         assert out.lap_u is not None
         return out.du_dz, out.du_dt, out.lap_u
 

@@ -11,7 +11,7 @@ from ffrl.config import Precision
 from ffrl.models.choice import Choice
 from ffrl.models.potential import PotentialMLP
 from ffrl.ops import flow_rollout, log_abs_det, potential_derivatives, potential_hessian
-from ffrl.records import FlowRollout, FlowTrajectory, PotentialDerivatives
+from ffrl.records import FlowRollout, FlowTrajectory
 
 
 class LatentFlow(nn.Module):
@@ -44,13 +44,12 @@ class LatentFlow(nn.Module):
         rollout = self.roll(z0, k, num_steps)
         if not laplacian and not d2u_dt2:
             return FlowTrajectory(*rollout, d2u_dt2=None, lap_u=None)
-        out = self.derivatives_along(rollout.z, k, laplacian=laplacian, d2u_dt2=d2u_dt2, num_probes=num_probes)
-        return FlowTrajectory(rollout.z, out.du_dz, out.du_dt, out.d2u_dt2, out.lap_u, out.u)
+        return self.derivatives_along(rollout.z, k, laplacian=laplacian, d2u_dt2=d2u_dt2, num_probes=num_probes)
 
     def derivatives_along(
-        self, z: Tensor, k: int | Tensor, *, laplacian: bool, d2u_dt2: bool, num_probes: int | None
-    ) -> PotentialDerivatives:
-        """The derivatives of every step of states z (B, T+1, D), each (B, T) or (B, T, D), in one call of the op."""
+        self, z: Tensor, k: int | Tensor, *, laplacian: bool, d2u_dt2: bool, num_probes: int | None = None
+    ) -> FlowTrajectory:
+        """States z (B, T+1, D), rolled out or not, with the derivatives of every step, in one call of the op."""
         rows, time, k_rows = step_rows(z, k)
         out = potential_derivatives(
             self.potential,
@@ -64,7 +63,8 @@ class LatentFlow(nn.Module):
             precision=self.precision,
         )
         steps = (z.shape[0], z.shape[1] - 1)
-        return PotentialDerivatives(
+        return FlowTrajectory(
+            z,
             u=out.u.view(steps),
             du_dz=out.du_dz.view(*steps, z.shape[2]),
             du_dt=out.du_dt.view(steps),

@@ -13,7 +13,7 @@ from ffrl.models.flow import LatentFlow
 from ffrl.models.pde import Wave
 from ffrl.models.potential import PotentialMLP
 from ffrl.ops import potential_derivatives
-from ffrl.records import FlowTrajectory, SequenceBatch
+from ffrl.records import SequenceBatch
 
 
 class PoFlow(Baseline):
@@ -49,9 +49,8 @@ class PoFlow(Baseline):
 
     def residual_along(self, z: Tensor, k: int | Tensor) -> tuple[Tensor, Tensor]:
         """∇u (B, T, D) and the residual of the wave equation (B, T) at (z_{t-1}, t) of states z (B, T+1, D)."""
-        out = self.flow.derivatives_along(z, k, laplacian=True, d2u_dt2=True, num_probes=None)
-        along = FlowTrajectory(z, out.du_dz, out.du_dt, out.d2u_dt2, out.lap_u)
-        return out.du_dz, self.pde.residual(along, None, k)
+        along = self.flow.derivatives_along(z, k, laplacian=True, d2u_dt2=True)
+        return along.du_dz, self.pde.residual(along, None, k)
 
     def initial_velocity(self, z0: Tensor, k: int | Tensor) -> Tensor:
         """∇u^k(z_0, 0), (B, D)."""
