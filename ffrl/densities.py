@@ -33,6 +33,11 @@ def gaussian_log_prob(z: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
     return -0.5 * ((z - mu).square() * torch.exp(-log_var) + log_var + math.log(2 * math.pi)).sum(-1)
 
 
+def gaussian_sample(mu: Tensor, log_var: Tensor, noise: Tensor) -> Tensor:
+    """mu + exp(log_var / 2) noise, a draw from N(mu, diag exp log_var) where the noise is standard normal."""
+    return mu + torch.exp(0.5 * log_var) * noise
+
+
 def kl_standard_normal(mu: Tensor, log_var: Tensor) -> Tensor:
     """KL(N(mu, diag exp log_var) || N(0, I)), summed over the last dimension."""
     return 0.5 * (mu.square() + log_var.exp() - 1 - log_var).sum(-1)

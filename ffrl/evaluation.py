@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ffrl.config import EvaluationConfig
 from ffrl.data import TransformedImages
+from ffrl.densities import gaussian_sample
 from ffrl.losses import log_p_sequence, log_q_sequence
 from ffrl.metrics import (
     copy_baseline,
@@ -71,7 +72,7 @@ def sequence_likelihoods(
     mu, log_var = model.encoder(x[:, 0])
     log_likelihoods, log_weights = [], []
     for noise in draw_noise(x, (mu.shape[1],), config, generator):  # (B, D)
-        z0 = mu + torch.exp(0.5 * log_var) * noise
+        z0 = gaussian_sample(mu, log_var, noise)
         if config.log_det == "exact":
             z = model.flow.roll(z0, k, num_steps).z
             log_det = model.flow.log_det_exact(z, k)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,6 @@ class Autoencoder(nn.Module):
 
     A method adds its loss, and ``carry`` where it has a latent operator of its own.
     """
-
-    has_operator: ClassVar[bool] = True
-    """Whether ``carry`` is part of what the method learns."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -42,8 +39,12 @@ class Autoencoder(nn.Module):
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance (M, D) of q(z | x) of images x (M, C, I, I), in the dtype of x."""
+        return self.posterior(self.encoder, x)
+
+    def posterior(self, encoder: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``encode`` by an encoder of the method."""
         with self.autocast():
-            mu, log_var = self.encoder(x)
+            mu, log_var = encoder(x)
         return mu.to(x.dtype), log_var.to(x.dtype)
 
     def code(self, x: Tensor) -> Tensor:

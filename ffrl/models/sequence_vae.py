@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ffrl.config import ModelConfig, PDEName, Precision
+from ffrl.densities import gaussian_sample
 from ffrl.errors import ArgumentError
 from ffrl.models.autoencoder import Autoencoder
 from ffrl.models.choice import Choice
@@ -156,7 +157,7 @@ class SequenceVAE(Autoencoder):
         mu, log_var = self.encode(x[:, 0])
         if noise is not None and noise.shape != mu.shape:
             raise ArgumentError("noise.shape", tuple(noise.shape), str(tuple(mu.shape)))
-        z0 = mu + torch.exp(0.5 * log_var) * (torch.randn_like(mu) if noise is None else noise)
+        z0 = gaussian_sample(mu, log_var, torch.randn_like(mu) if noise is None else noise)
         trajectory = self.trajectory(z0, choice, num_steps, laplacian=laplacian, num_probes=num_probes)
         z = trajectory.z
         force = choice.through(lambda one: self.force_along(z, one)) if self.pde.needs_force else None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ffrl.baseline_config import BaselineConfig
 from ffrl.config import LossConfig, ModelConfig, Precision
-from ffrl.densities import gaussian_log_prob, reconstruction_nll
+from ffrl.densities import gaussian_log_prob, gaussian_sample, reconstruction_nll
 from ffrl.errors import ArgumentError
 from ffrl.models.autoencoder import Autoencoder
 from ffrl.records import SequenceBatch
@@ -56,7 +56,7 @@ class Baseline(Autoencoder):
         """What is decoded to all frames (B, T+1, D), drawn as in training with noise (B, *noise_shape), and
         log p - log q (B, T+1) of what was drawn for each."""
         mu, log_var = self.posteriors(batch)
-        z = mu + torch.exp(0.5 * log_var) * noise
+        z = gaussian_sample(mu, log_var, noise)
         zeros = torch.zeros_like(z)
         return z, gaussian_log_prob(z, zeros, zeros) - gaussian_log_prob(z, mu, log_var)
 
@@ -80,8 +80,6 @@ class WithoutOperator(Baseline):
     on validation images (``ffrl.traversal_search``): z_t[d_k] = z_0[d_k] + (end_k - z_0[d_k]) t/T. Before that codes
     stay where they are: ∇u = 0.
     """
-
-    has_operator = False
 
     dimension: Tensor | None = None  # (K,) int64
     end_value: Tensor | None = None  # (K,)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ffrl.baseline_config import BaselineConfig
 from ffrl.config import LossConfig, ModelConfig
-from ffrl.densities import kl_standard_normal
+from ffrl.densities import gaussian_sample, kl_standard_normal
 from ffrl.models.baselines.vae import VAE
 from ffrl.records import SequenceBatch
 
@@ -48,7 +48,7 @@ class FactorVAE(VAE):
     published two, of which only the difference counts.
     """
 
-    default_gamma: ClassVar[float] = 6.4
+    default_gamma = 6.4
 
     def __init__(
         self, config: ModelConfig, num_transformations: int, num_steps: int, loss: LossConfig, settings: BaselineConfig
@@ -83,13 +83,12 @@ class FactorVAE(VAE):
 
     def terms(self, batch: SequenceBatch, noise: Tensor) -> dict[str, Tensor]:
         mu, log_var = self.posteriors(batch)
-        z = mu + torch.exp(0.5 * log_var) * noise[:, :, 0]  # (B, T+1, D)
+        z = gaussian_sample(mu, log_var, noise[:, :, 0])  # (B, T+1, D)
         rows = z.flatten(0, 1)  # (M, D), M = B (T+1)
         permutations = noise[:, :, 1].flatten(0, 1).argsort(0)  # (M, D)
-        gamma = self.default_gamma if self.settings.gamma is None else self.settings.gamma
         ratio = self.density_ratio(rows).view(z.shape[:2])
         return {
             **self.elbo_terms(batch.x, z, kl_standard_normal(mu, log_var), self.beta),
-            "density_ratio": gamma * ratio.sum(1).mean(),
+            "density_ratio": self.gamma * ratio.sum(1).mean(),
             "discriminator": self.discriminator_loss(rows, permutations),
         }

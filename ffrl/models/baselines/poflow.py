@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ffrl.baseline_config import BaselineConfig
 from ffrl.config import LossConfig, ModelConfig, Precision
-from ffrl.densities import kl_standard_normal
+from ffrl.densities import gaussian_sample, kl_standard_normal
 from ffrl.models.baselines.baseline import Baseline
 from ffrl.models.flow import LatentFlow
 from ffrl.models.pde import Wave
@@ -68,7 +67,7 @@ class PoFlow(Baseline):
 
     def terms(self, batch: SequenceBatch, noise: Tensor) -> dict[str, Tensor]:
         mu, log_var = self.posteriors(batch)
-        z = mu + torch.exp(0.5 * log_var) * noise  # (B, T+1, D)
+        z = gaussian_sample(mu, log_var, noise)  # (B, T+1, D)
         velocity, residual = self.residual_along(z, batch.k)
         rolled = self.carry(z[:, 0], batch.k, self.num_steps)
         step = (z[:, 1:] - z[:, :-1] - velocity).square().sum((1, 2))

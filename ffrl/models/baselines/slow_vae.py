@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ffrl.densities import kl_standard_normal
+from ffrl.densities import gaussian_sample, kl_standard_normal
 from ffrl.models.baselines.vae import VAE
 from ffrl.records import SequenceBatch
 
@@ -41,7 +40,7 @@ class SlowVAE(VAE):
     two directions of a pair are averaged, so that there is about one transition to each frame.
     """
 
-    default_gamma: ClassVar[float] = 10.0
+    default_gamma = 10.0
 
     def transition_kl(self, mu: Tensor, log_var: Tensor, centre: Tensor) -> Tensor:
         """KL(N(mu, diag exp log_var) || Laplace(centre, λ)) summed over the last dimension."""
@@ -50,11 +49,10 @@ class SlowVAE(VAE):
 
     def terms(self, batch: SequenceBatch, noise: Tensor) -> dict[str, Tensor]:
         mu, log_var = self.posteriors(batch)
-        z = mu + torch.exp(0.5 * log_var) * noise  # (B, T+1, D)
+        z = gaussian_sample(mu, log_var, noise)  # (B, T+1, D)
         forward = self.transition_kl(mu[:, 1:], log_var[:, 1:], z[:, :-1])  # (B, T)
         backward = self.transition_kl(mu[:, :-1], log_var[:, :-1], z[:, 1:])
-        gamma = self.default_gamma if self.settings.gamma is None else self.settings.gamma
         return {
             **self.elbo_terms(batch.x, z, kl_standard_normal(mu, log_var), self.beta),
-            "transition": gamma * 0.5 * (forward + backward).sum(1).mean(),
+            "transition": self.gamma * 0.5 * (forward + backward).sum(1).mean(),
         }

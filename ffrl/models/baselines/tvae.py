@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ffrl.baseline_config import BaselineConfig
 from ffrl.config import LossConfig, ModelConfig
-from ffrl.densities import gaussian_log_prob, kl_standard_normal
+from ffrl.densities import gaussian_log_prob, gaussian_sample, kl_standard_normal
 from ffrl.models.baselines.baseline import Baseline
 from ffrl.models.encoder import Encoder
 from ffrl.records import SequenceBatch
@@ -59,28 +59,29 @@ class TVAE(Baseline):
 
     def encode_energy(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance (M, D) of q(u | x) of images x (M, C, I, I)."""
-        with self.autocast():
-            mu, log_var = self.energy_encoder(x)
-        return mu.to(x.dtype), log_var.to(x.dtype)
+        return self.posterior(self.energy_encoder, x)
+
+    def capsule_grid(self, code: Tensor) -> tuple[Tensor, Tensor]:
+        """The capsules (B, C, D // C) of a code (B, D), and what is left over."""
+        part = self.capsules * self.capsule_dim
+        return code[:, :part].unflatten(1, (self.capsules, self.capsule_dim)), code[:, part:]
 
     def roll(self, code: Tensor, k: int | Tensor, steps: int) -> Tensor:
         """A code (B, D) with the capsules of k, int or (B,), rolled by ``steps`` places."""
-        rolled_part = self.capsules * self.capsule_dim
-        grid = code[:, :rolled_part].unflatten(1, (self.capsules, self.capsule_dim))
+        grid, rest = self.capsule_grid(code)
         owner = torch.arange(self.capsules, device=code.device) % self.num_transformations  # (C,)
         kinds = torch.as_tensor(k, device=code.device).expand(code.shape[0])
         mine = (owner == kinds[:, None])[..., None]  # (B, C, 1)
         grid = torch.where(mine, grid.roll(steps, dims=2), grid)
-        return torch.cat([grid.flatten(1), code[:, rolled_part:]], dim=1)
+        return torch.cat([grid.flatten(1), rest], dim=1)
 
     def smoothed(self, energy: Tensor) -> Tensor:
         """Σ_{|j| <= J} Roll_j of u² (B, D) in every capsule, each j modulo its length once."""
-        rolled_part = self.capsules * self.capsule_dim
-        grid = energy[:, :rolled_part].unflatten(1, (self.capsules, self.capsule_dim))
+        grid, rest = self.capsule_grid(energy)
         window = self.settings.capsule_window
         places = {j % self.capsule_dim for j in range(-window, window + 1)}
         summed = torch.stack([grid.roll(j, dims=2) for j in sorted(places)]).sum(0)
-        return torch.cat([summed.flatten(1), energy[:, rolled_part:]], dim=1)
+        return torch.cat([summed.flatten(1), rest], dim=1)
 
     def topographic(self, z: Tensor, squares: Tensor, k: int | Tensor) -> Tensor:
         """T_0..T_T of z and u² (B, S, D), the frames of a sequence or part of one: (B, S, D)."""
@@ -112,7 +113,7 @@ class TVAE(Baseline):
         parts = [self.posteriors(batch)]
         mu, log_var = self.encode_energy(batch.x.flatten(0, 1))
         parts.append((mu.view_as(parts[0][0]), log_var.view_as(parts[0][1])))
-        return [(m + torch.exp(0.5 * v) * noise[:, :, i], m, v) for i, (m, v) in enumerate(parts)]
+        return [(gaussian_sample(m, v, noise[:, :, i]), m, v) for i, (m, v) in enumerate(parts)]
 
     def sampled(self, batch: SequenceBatch, noise: Tensor) -> tuple[Tensor, Tensor]:
         """T_0..T_T (B, T+1, D) with noise (B, T+1, 2, D), and log p - log q (B, T+1) of z and u."""
