@@ -62,5 +62,5 @@ def test_nothing_grows_over_5000_iterations_of_small(tmp_path: Path):
     print(f"\nmedians of iterations 1001 to 2000: {before}\nmedians of iterations 4001 to 5000: {after}")
     assert after["megabytes"] - before["megabytes"] < 10
     assert max(x.threads for x in settled) <= max(x.threads for x in samples[:SETTLED])
-    assert max(x.files for x in settled) <= max(x.files for x in samples[:SETTLED])
+    assert after["files"] <= before["files"]  # but for a checkpoint that is being written
     assert after["seconds"] < 1.15 * before["seconds"]

@@ -76,7 +76,8 @@ def variant_run(out: Path, prior: Any, pde: Any, log_det: Any, mode: Any) -> Tra
 
 def method_run(out: Path, method: Any) -> TrainConfig:
     model = dataclasses.replace(MODEL, latent_dim=9)
-    return short_run(out, iterations=3, method=method, model=model, baseline=BaselineConfig(discriminator_width=32))
+    settings = BaselineConfig(discriminator_width=32) if method == "factor-vae" else BaselineConfig()
+    return short_run(out, iterations=3, method=method, model=model, baseline=settings)
 
 
 # What changes in the tiny preset -> compared with one process.
