@@ -57,6 +57,7 @@ VARIANTS = [
 
 
 METHODS = list(BASELINES)
+BACKENDS = ("analytic", "oracle")  # apart from the default
 
 
 def variant_name(variant: tuple[str, str, str, str]) -> str:
@@ -132,6 +133,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     jobs = {name: Job(compared_run(out(name), name, NUM_RANKS)) for name in COMPARED}
     jobs |= {variant_name(variant): Job(variant_run(out(variant_name(variant)), *variant)) for variant in VARIANTS}
     jobs |= {method: Job(method_run(out(method), method)) for method in METHODS}
+    jobs |= {backend: Job(short_run(out(backend), iterations=3, backend=backend)) for backend in BACKENDS}
     jobs["held out"] = Job(short_run(out("held out"), iterations=3, held_out_classes=(0, 3), tensorboard=True))
     jobs["whole"] = Job(short_run(out("whole")))
     for number in range(NUM_RANKS):
@@ -201,7 +203,7 @@ def test_two_processes_log_what_one_logs(compared: tuple[Path, Path]) -> None:
             assert value == pytest.approx(other[name], rel=1e-5, abs=CANCELLED.get(name, 0.0)), name
 
 
-@pytest.mark.parametrize("name", [*map(variant_name, VARIANTS), *METHODS, "held out"])
+@pytest.mark.parametrize("name", [*map(variant_name, VARIANTS), *METHODS, *BACKENDS, "held out"])
 def test_every_variant_trains_and_all_processes_hold_the_same(name: str, results: Results) -> None:
     first, second = results.succeeded(name)
     assert first.weights == second.weights != ""
