@@ -196,7 +196,8 @@ class ComputeConfig:
     """torch.compile encoder and decoder; needs a C++ compiler, and on a GPU Triton."""
     check_every: int | None = None
     """Iterations between looks at the loss, for which the device has to be waited for; a step that is not finite is
-    never taken. Default 1 on the CPU, log_every on a GPU; what is logged is the same."""
+    never taken. Default 1 on the CPU, log_every on a GPU; what is logged is the same. Mixed batches with loss.log_det
+    exact wait for a GPU in every iteration."""
     async_checkpoints: bool = True
     """Write checkpoints while training goes on."""
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -13,6 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ffrl.config import TrainConfig
 from ffrl.errors import OutputError
+
+logger = logging.getLogger(__name__)
 
 # Plain lines are for log files: one in this many seconds is enough.
 PLAIN_LINE_SECONDS = 15.0
@@ -36,14 +39,12 @@ class TrainingProgress:
         self.total, self.first = config.iterations, iteration
         self.start = self.last_line = time.perf_counter()
         self.writer = None
+        self.folder = config.out / "tensorboard"
         if config.tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # slow to import: only when it is wanted
 
-            folder = config.out / "tensorboard"
-            try:
-                self.writer = SummaryWriter(str(folder), purge_step=iteration + 1)
-            except OSError as error:
-                raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
+            with self._reported():
+                self.writer = SummaryWriter(str(self.folder), purge_step=iteration + 1)
         self.console = Console(file=sys.stderr)
         self.bar = Progress(
             TextColumn("[bold]{task.description}"),
@@ -64,7 +65,18 @@ class TrainingProgress:
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
         if self.writer is not None:
-            self.writer.close()
+            try:
+                with self._reported():
+                    self.writer.close()
+            except OutputError as error:  # the run has ended, and its lines are in metrics.jsonl, too
+                logger.warning("%s", error)
+
+    @contextlib.contextmanager
+    def _reported(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(f"cannot write {self.folder}: {error.strerror or error}") from error
 
     def rate(self, iteration: int) -> float:
         """Iterations per second since the run was started or resumed."""
@@ -75,16 +87,17 @@ class TrainingProgress:
         self.bar.update(self.task, completed=iteration, rate=self.rate(iteration), losses=losses)
 
     def report(self, record: dict[str, Any]) -> None:
-        """Pass on one line of metrics.jsonl."""
+        """Pass on one line of metrics.jsonl; raises OutputError where TensorBoard cannot write."""
         iteration = record["iteration"]
         if self.writer is not None:
-            for name, value in record.items():
-                if isinstance(value, list):
-                    for i, item in enumerate(value):
-                        self.writer.add_scalar(f"train/{name}/{i}", item, iteration)
-                elif name != "iteration":
-                    self.writer.add_scalar(f"train/{name}", value, iteration)
-            self.writer.add_scalar("time/iterations_per_second", self.rate(iteration), iteration)
+            with self._reported():
+                for name, value in record.items():
+                    if isinstance(value, list):
+                        for i, item in enumerate(value):
+                            self.writer.add_scalar(f"train/{name}/{i}", item, iteration)
+                    elif name != "iteration":
+                        self.writer.add_scalar(f"train/{name}", value, iteration)
+                self.writer.add_scalar("time/iterations_per_second", self.rate(iteration), iteration)
         now = time.perf_counter()
         if not self.console.is_terminal and (now - self.last_line > PLAIN_LINE_SECONDS or iteration == self.total):
             self.last_line = now

@@ -67,8 +67,13 @@ def in_parallel(objective: TrainingObjective, device: torch.device) -> torch.nn.
     ddp = torch.nn.parallel.DistributedDataParallel
     known = inspect.signature(ddp).parameters
     buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # renamed in 2.13
-    device_ids = [device.index] if device.type == "cuda" else None
-    return ddp(objective, device_ids, gradient_as_bucket_view=True, **{buffers: False})  # type: ignore[arg-type]
+    options = {
+        buffers: False,
+        "gradient_as_bucket_view": True,
+        # Nested autograd gives the last bias of u no gradient; to look for such parameters, one waits for the device.
+        "find_unused_parameters": resolve_backend(objective.config.backend, device, fused=True) == "oracle",
+    }
+    return ddp(objective, [device.index] if device.type == "cuda" else None, **options)  # type: ignore[arg-type]
 
 
 class Trainer:

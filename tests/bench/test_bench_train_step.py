@@ -160,6 +160,20 @@ def test_an_iteration_trains_what_its_contender_has(name: str):
     assert moved - {"prior"} == (networks if name in ("vae", "decoding") else networks | {"flow", "force"})
 
 
+def test_every_iteration_has_the_batch_that_the_trainer_gives_it():
+    problem = problem_of(TINY, CPU)
+    config, given = problem.config, []
+    call = iteration("ffrl", problem, "auto")
+    objective = call.objective
+    call.objective = lambda model, batch, *more: given.append(batch) or objective(model, batch, *more)
+    for _ in range(3):
+        call()
+    for number, batch in enumerate(given, 1):
+        wanted = problem.data.training_batch(config.seed, number, config.batch_size, config.mixed_batches)
+        assert torch.equal(batch.x, wanted.x) and torch.equal(batch.k, wanted.k)
+    assert len(given) == 3 and not torch.equal(given[0].x, given[1].x)
+
+
 @pytest.mark.parametrize(
     ("name", "part"),
     [

@@ -15,7 +15,7 @@ import ffrl.trainer
 from ffrl.checkpoint import Checkpoint, checkpoint_folders, load_checkpoint
 from ffrl.checkpoint_writer import CheckpointWriter, copied, snapshot
 from ffrl.config import ComputeConfig, TrainConfig
-from ffrl.errors import OutputError
+from ffrl.errors import OutputError, TrainingDiverged
 from ffrl.trainer import Trainer
 from tests.training.runs import CHECKPOINTS, differing, leaves, newest, run_differences, short_run, training_state
 
@@ -198,6 +198,25 @@ def test_an_error_of_the_run_waits_for_the_write(tmp_path: Path, monkeypatch: py
     with pytest.raises(KeyboardInterrupt):
         trainer.run()
     assert disk.written == [0, 5]
+    assert newest(tmp_path / "run").iteration == 5
+
+
+def test_divergence_names_the_checkpoint_that_is_being_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = SlowDisk(monkeypatch, 5)
+    trainer = Trainer(background_run(tmp_path / "run"))
+
+    def spoil(iteration: int) -> None:
+        if iteration == 6:
+            assert disk.begun.wait(SECONDS)
+            threading.Timer(0.5, disk.go_on.set).start()
+            with torch.no_grad():
+                next(trainer.model.parameters()).fill_(torch.nan)
+
+    after_each_step(trainer, spoil)
+    with pytest.raises(TrainingDiverged) as caught:
+        trainer.run()
+    assert caught.value.iteration == 7
+    assert caught.value.kept == str(checkpoint_folders(tmp_path / "run")[-1])
     assert newest(tmp_path / "run").iteration == 5
 
 

@@ -266,3 +266,36 @@ def test_tensorboard_gets_every_line(uninterrupted, tmp_path):
     shown = {event.step: event.value for event in events.Scalars("train/loss")}
     assert shown == pytest.approx({iteration: lines[iteration]["loss"] for iteration in (16, 20)}, rel=1e-6)
     assert list(lines) == [4, 8, 12, 16, 20]  # the last line of the shorter run, of iteration 14, is gone
+
+
+@pytest.mark.parametrize("failing", ["add_scalar", "close"])
+def test_what_tensorboard_cannot_write(failing, uninterrupted, tmp_path, monkeypatch, caplog):
+    """Lines end the run with an error of one line; what is left at its end is only told."""
+    pytest.importorskip("tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
+    out = tmp_path / "run"
+    original_close = SummaryWriter.close
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def close(writer):  # also fails after a line has: torch's raises again what its thread has
+        original_close(writer)
+        full()
+
+    message = f"cannot write {out / 'tensorboard'}: No space left on device"
+    trainer = Trainer(short_run(out, tensorboard=True))
+    with monkeypatch.context() as patch:
+        patch.setattr(SummaryWriter, "close", close)
+        if failing == "close":
+            assert trainer.run() is True
+        else:
+            patch.setattr(SummaryWriter, "add_scalar", full)
+            with pytest.raises(OutputError) as caught:
+                trainer.run()
+            assert str(caught.value) == message
+            assert trainer.iteration == 4
+            assert Trainer(short_run(out, resume=True)).run() is True
+    assert [record.getMessage() for record in caplog.records if record.name == "ffrl.progress"] == [message]
+    assert run_differences(out, uninterrupted) == []

@@ -23,6 +23,7 @@ import ffrl.train
 import ffrl.trainer
 from ffrl.checkpoint import FOLDER, checkpoint_folders, save_checkpoint
 from ffrl.config import (
+    BaselineConfig,
     ComputeConfig,
     LogDet,
     LossConfig,
@@ -34,6 +35,7 @@ from ffrl.config import (
 )
 from ffrl.devices import training_device
 from ffrl.errors import ArgumentError, DistributedError
+from ffrl.models.baselines import BASELINES
 from ffrl.run_folder import CONFIG_FILE, METRICS_FILE, SUMMARY_FILE, exclusive, read_metrics
 from ffrl.supervision import BALANCE_WEIGHT
 from ffrl.trainer import Trainer
@@ -54,6 +56,10 @@ VARIANTS = [
 ]
 
 
+METHODS = list(BASELINES)
+BACKENDS = ("analytic", "oracle")  # apart from the default
+
+
 def variant_name(variant: tuple[str, str, str, str]) -> str:
     return "-".join(variant)
 
@@ -69,12 +75,20 @@ def variant_run(out: Path, prior: Any, pde: Any, log_det: Any, mode: Any) -> Tra
     )
 
 
+def method_run(out: Path, method: Any) -> TrainConfig:
+    model = dataclasses.replace(MODEL, latent_dim=9)
+    settings = BaselineConfig(discriminator_width=32) if method == "factor-vae" else BaselineConfig()
+    return short_run(out, iterations=3, method=method, model=model, baseline=settings)
+
+
 # What changes in the tiny preset -> compared with one process.
 COMPARED: dict[str, dict[str, Any]] = {
     "mixed": {},
     "unmixed": {"mixed_batches": False},
     "weak": {"supervision": SupervisionConfig("weak")},
     "semi": {"supervision": SupervisionConfig("semi", labelled_fraction=0.5)},
+    "poflow compared": {"method": "poflow"},
+    "tvae compared": {"method": "tvae"},
 }
 
 
@@ -118,6 +132,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     out = results.out
     jobs = {name: Job(compared_run(out(name), name, NUM_RANKS)) for name in COMPARED}
     jobs |= {variant_name(variant): Job(variant_run(out(variant_name(variant)), *variant)) for variant in VARIANTS}
+    jobs |= {method: Job(method_run(out(method), method)) for method in METHODS}
+    jobs |= {backend: Job(short_run(out(backend), iterations=3, backend=backend)) for backend in BACKENDS}
     jobs["held out"] = Job(short_run(out("held out"), iterations=3, held_out_classes=(0, 3), tensorboard=True))
     jobs["whole"] = Job(short_run(out("whole")))
     for number in range(NUM_RANKS):
@@ -187,7 +203,7 @@ def test_two_processes_log_what_one_logs(compared: tuple[Path, Path]) -> None:
             assert value == pytest.approx(other[name], rel=1e-5, abs=CANCELLED.get(name, 0.0)), name
 
 
-@pytest.mark.parametrize("name", [*map(variant_name, VARIANTS), "held out"])
+@pytest.mark.parametrize("name", [*map(variant_name, VARIANTS), *METHODS, *BACKENDS, "held out"])
 def test_every_variant_trains_and_all_processes_hold_the_same(name: str, results: Results) -> None:
     first, second = results.succeeded(name)
     assert first.weights == second.weights != ""

@@ -44,8 +44,8 @@ class FactorVAE(VAE):
     one sum: in the first the discriminator's parameters are constants, in the second the codes are, so that one
     backward pass gives each parameter the gradient of its own loss alone. Adam takes the discriminator's with its own
     rate and betas, as a group of the one optimizer; that is the same as two, as Adam knows nothing across parameters.
-    The published method permutes the codes of a second batch; here they are of the same one. One logit stands for the
-    published two, of which only the difference counts.
+    The published method permutes the codes of a second batch; here they are of the same one, and of several processes
+    each permutes those of its own rows. One logit stands for the published two, of which only the difference counts.
     """
 
     default_gamma = 6.4
