@@ -14,8 +14,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ffrl.comparison import compare
-from ffrl.config import EvaluationConfig, TrainConfig
+from ffrl.comparison import compare, evaluate
+from ffrl.config import TrainConfig
 from ffrl.errors import FfrlError
 from ffrl.experiments import HELD_OUT, Measure
 from ffrl.run_folder import CONFIG_FILE, load_config, write_json
@@ -110,7 +110,6 @@ def run_cell(cell: Cell, settings: Settings, log: Path, parent: int, report: Con
 
 def measure(cell: Cell, settings: Settings) -> dict[str, Any]:
     """The numbers of a finished run."""
-    from ffrl.evaluation import evaluate_model
     from ffrl.trained_run import load_trained_run
 
     config = cell.config
@@ -128,12 +127,7 @@ def measure(cell: Cell, settings: Settings) -> dict[str, Any]:
         num_images = settings.num_images or len(trained.data)
         command = GeneralisationCommand(config.out, classes=HELD_OUT, num_images=num_images, data_dir=config.data_dir)
         return score(command, trained)
-    evaluation = EvaluationConfig(num_images=settings.num_images, likelihood_images=100, importance_samples=4)
-    return {
-        "matching": trained.matching,
-        "traversal": trained.traversal,
-        **evaluate_model(trained.model, trained.data, evaluation),
-    }
+    return evaluate(trained, settings.num_images)
 
 
 def stop_with_parent(parent: int) -> None:

@@ -26,17 +26,26 @@ REMARK = (
 LIKELIHOODS = {"E log p": "log_likelihood", "ELBO": "elbo", "IW bound": "importance_weighted_bound"}
 
 
-def compare(trained: TrainedRun, num_images: int | None, vp: VPConfig) -> dict[str, Any]:
-    """Evaluation on the test set, the VP score where that has ``vp.num_pairs`` images, time and size of a run."""
+def evaluate(trained: TrainedRun, num_images: int | None) -> dict[str, Any]:
+    """Evaluation on the test set, and what was chosen before it: which potential is which transformation, or which
+    dimension is traversed."""
     from ffrl.evaluation import evaluate_model
-    from ffrl.vp_score import vp_score
 
     evaluation = EvaluationConfig(num_images=num_images, likelihood_images=100, importance_samples=4)
-    summary = json.loads((trained.config.out / SUMMARY_FILE).read_text())
     return {
         "matching": trained.matching,
         "traversal": trained.traversal,
         **evaluate_model(trained.model, trained.data, evaluation),
+    }
+
+
+def compare(trained: TrainedRun, num_images: int | None, vp: VPConfig) -> dict[str, Any]:
+    """Evaluation on the test set, the VP score where that has ``vp.num_pairs`` images, time and size of a run."""
+    from ffrl.vp_score import vp_score
+
+    summary = json.loads((trained.config.out / SUMMARY_FILE).read_text())
+    return {
+        **evaluate(trained, num_images),
         "vp": vp_score(trained.model, trained.data, vp) if len(trained.data) >= vp.num_pairs else None,
         "seconds_per_iteration": summary["seconds"] / summary["iteration"],
         "parameters": summary["parameters"],

@@ -17,8 +17,10 @@ from ffrl import checkpoint as checkpoint_module
 from ffrl import run_folder as run_folder_module
 from ffrl.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
 from ffrl.config import ModelConfig, SequenceConfig, TrainConfig
+from ffrl.metrics import log_prob_ceiling
 from ffrl.presets import preset_config
 from ffrl.run_folder import METRICS_FILE
+from ffrl.trainer import Trainer
 
 MODEL = ModelConfig(
     latent_dim=4, conv_widths=(4, 8), encoder_widths=(16,), decoder_widths=(16,), potential_widths=(8, 8)
@@ -122,6 +124,23 @@ def run_differences(one: Path, other: Path) -> list[str]:
     found = differing(training_state(newest(one)), training_state(newest(other)))
     same_metrics = (one / METRICS_FILE).read_bytes() == (other / METRICS_FILE).read_bytes()
     return found if same_metrics else [METRICS_FILE, *found]
+
+
+def check_resumed_in_parts(config: TrainConfig, out: Path) -> None:
+    """A run of 14 iterations and one that ends at 8 and is resumed, with other random numbers, are the same."""
+    Trainer(config).run()
+    parts = dataclasses.replace(config, out=out)
+    Trainer(dataclasses.replace(parts, iterations=8)).run()
+    assert run_differences(parts.out, config.out) != []
+    torch.manual_seed(99)
+    Trainer(dataclasses.replace(parts, resume=True)).run()
+    assert run_differences(parts.out, config.out) == []
+
+
+def loss_above_floor(config: TrainConfig, line: dict[str, Any]) -> float:
+    """The loss of a line of metrics less the entropy of the observation model, which no training can take away."""
+    ceiling = log_prob_ceiling(config.model.image_channels, config.model.image_size)
+    return line["loss"] + (config.sequence.num_steps + 1) * ceiling
 
 
 @contextmanager

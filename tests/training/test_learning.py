@@ -15,11 +15,10 @@ from ffrl.checkpoint import WEIGHTS_FILE, checkpoint_folders, latest_checkpoint
 from ffrl.config import EvaluationConfig, LossConfig, OptimizerConfig, SequenceConfig
 from ffrl.data import TransformedImages, load_images
 from ffrl.evaluation import evaluate_model
-from ffrl.metrics import log_prob_ceiling
 from ffrl.presets import preset_config
 from ffrl.run_folder import read_metrics
 from ffrl.trainer import Trainer, load_model
-from tests.training.runs import newest, short_run
+from tests.training.runs import loss_above_floor, newest, short_run
 
 DIFFUSIVITY = "prior.diffusivity"
 SEEDS = (0, 1, 2)
@@ -67,12 +66,6 @@ def test_every_iteration_has_a_batch_of_its_own(monkeypatch, tmp_path):
     Trainer(config).run()
     Trainer(dataclasses.replace(config, iterations=4, resume=True)).run()
     assert asked == [(7, iteration, 4, True, 0, 1) for iteration in (1, 2, 3, 4)]
-
-
-def loss_above_floor(config, line) -> float:
-    """Loss less the part of the reconstruction that no model can avoid."""
-    floor = -log_prob_ceiling(config.model.image_channels, config.model.image_size)
-    return line["loss"] - (config.sequence.num_steps + 1) * floor
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -13,12 +13,11 @@ import ffrl.train
 from ffrl.config import BaselineConfig, EvaluationConfig, OptimizerConfig, TrainConfig
 from ffrl.errors import ArgumentError
 from ffrl.evaluation import evaluate_model
-from ffrl.metrics import log_prob_ceiling
 from ffrl.models.baselines import BASELINES, WithoutOperator
 from ffrl.run_folder import load_config, read_metrics
 from ffrl.trained_run import load_trained_run
 from ffrl.trainer import Trainer
-from tests.training.runs import MODEL, command_line, newest, run_differences, short_run
+from tests.training.runs import MODEL, check_resumed_in_parts, command_line, loss_above_floor, newest, short_run
 
 # Terms of the loss of each method.
 TERMS: dict[str, list[str]] = {
@@ -58,8 +57,7 @@ def test_300_iterations_lower_the_loss_and_the_result_is_evaluated(method: str, 
     assert still <= {"flow.potential.bias3"}
     lines = read_metrics(config.out)
     assert [*lines[0]][: len(TERMS[method]) + 3] == ["iteration", *TERMS[method], "loss", "gradient_norm"]
-    floor = -(config.sequence.num_steps + 1) * log_prob_ceiling(config.model.image_channels, config.model.image_size)
-    first, last = lines[0]["loss"] - floor, lines[-1]["loss"] - floor
+    first, last = (loss_above_floor(config, lines[i]) for i in (0, -1))
     assert last < 0.8 * first
     trained = load_trained_run(config.out, device="cpu")
     assert (trained.traversal is None) == (not isinstance(trained.model, WithoutOperator))
@@ -78,13 +76,7 @@ def test_300_iterations_lower_the_loss_and_the_result_is_evaluated(method: str, 
 @pytest.mark.parametrize("method", METHODS)
 def test_resumed_run_is_the_uninterrupted_one(method: str, tmp_path):
     config = method_run(tmp_path / "whole", method)
-    Trainer(config).run()
-    parts = dataclasses.replace(config, out=tmp_path / "parts")
-    Trainer(dataclasses.replace(parts, iterations=8)).run()
-    assert run_differences(parts.out, config.out) != []
-    torch.manual_seed(99)
-    Trainer(dataclasses.replace(parts, resume=True)).run()
-    assert run_differences(parts.out, config.out) == []
+    check_resumed_in_parts(config, tmp_path / "parts")
 
 
 @pytest.mark.parametrize("method", METHODS)

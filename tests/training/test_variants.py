@@ -13,10 +13,9 @@ import torch
 import ffrl.train
 from ffrl.config import EvaluationConfig, LogDet, LossConfig, OptimizerConfig, PDEName, PriorName, TrainConfig
 from ffrl.evaluation import evaluate_model
-from ffrl.metrics import log_prob_ceiling
 from ffrl.run_folder import load_config, read_metrics
 from ffrl.trainer import Trainer, load_model
-from tests.training.runs import MODEL, command_line, newest, run_differences, short_run
+from tests.training.runs import MODEL, check_resumed_in_parts, command_line, loss_above_floor, newest, short_run
 
 PRIORS, PDES, LOG_DETS = get_args(PriorName), get_args(PDEName), get_args(LogDet)
 VARIANTS = list(itertools.product(PRIORS, PDES, LOG_DETS))
@@ -94,8 +93,7 @@ def check_training(config: TrainConfig) -> None:
     assert moved == trained_parameters(config.model.prior, config.loss.pde)
     lines = read_metrics(config.out)
     assert all(math.isfinite(value) for line in lines for value in line.values() if isinstance(value, float))
-    floor = -(config.sequence.num_steps + 1) * log_prob_ceiling(config.model.image_channels, config.model.image_size)
-    first, last = lines[0]["loss"] - floor, lines[-1]["loss"] - floor
+    first, last = (loss_above_floor(config, lines[i]) for i in (0, -1))
     assert last < 0.7 * first
 
 
@@ -114,13 +112,7 @@ def test_every_other_variant_trains(prior: str, pde: str, log_det: str, tmp_path
 def test_resumed_run_is_the_uninterrupted_one(prior: str, pde: str, log_det: str, tmp_path):
     config = variant(tmp_path / "whole", prior, pde, log_det, iterations=14, log_every=4, checkpoint_every=5)
     config = dataclasses.replace(config, loss=dataclasses.replace(config.loss, num_probes=3))
-    Trainer(config).run()
-    parts = dataclasses.replace(config, out=tmp_path / "parts")
-    Trainer(dataclasses.replace(parts, iterations=8)).run()
-    assert run_differences(parts.out, config.out) != []
-    torch.manual_seed(99)
-    Trainer(dataclasses.replace(parts, resume=True)).run()
-    assert run_differences(parts.out, config.out) == []
+    check_resumed_in_parts(config, tmp_path / "parts")
 
 
 @pytest.mark.parametrize("flags", ["vamp wave hutchinson", "mixture fokker_planck exact", "standard_normal hj trace"])
