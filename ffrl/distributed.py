@@ -7,6 +7,7 @@ DistributedDataParallel; what else has to agree is here.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -50,6 +51,9 @@ def joined(device: torch.device) -> Iterator[None]:
     if requested_ranks() == 1 or num_ranks() > 1:
         yield
         return
+    # DistributedDataParallel imports this module, whose default arguments would hold the group for good. Its threads
+    # have to end before the interpreter does: one of gloo's that frees a tensor later aborts the process.
+    importlib.import_module("torch.distributed.nn.functional")
     backend = "nccl" if device.type == "cuda" else "gloo"
     with lost_ranks_reported("at the start"):
         dist.init_process_group(backend, device_id=device if device.type == "cuda" else None)
