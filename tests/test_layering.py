@@ -19,6 +19,7 @@ LAYERS = (
     ("__init__",),
     ("errors",),
     (
+        "catalogue",
         "checks",
         "config",
         "distributed",
@@ -60,6 +61,7 @@ LAYER_OF = {name: layer for layer, names in enumerate(LAYERS) for name in names}
 ALLOWED_DISTRIBUTIONS = {
     "__init__": set(),
     "errors": set(),
+    "catalogue": set(),
     "checks": set(),
     "config": set(),
     "factor": set(),
