@@ -75,9 +75,10 @@ def _draw_one_shape(shape: int, factors: Tensor) -> Tensor:
     scale = stage.scales[factors[:, 3], None]  # (N, 1)
     orientation = factors[:, 5]
 
-    light, sky = _look_up(shades, stage.floor_points[orientation] / scale[:, :, None])  # (N, 4096) each
+    light, sky = _look_up(shades, stage.floor_points[orientation] / scale[:, :, None])  # (N, Q) each
     floor = stage.floor[orientation] * (_SUN * stage.sun_on_floor * light + _SKY * sky)
-    picture = floor_colour[:, :, None] * floor[:, None] + wall_colour[:, :, None] * stage.wall[orientation][:, None]
+    picture = wall_colour[:, :, None] * stage.wall[orientation][:, None]  # (N, 3, 4096)
+    picture[:, :, -floor.shape[1] :] += floor_colour[:, :, None] * floor[:, None]
     picture = picture.view(-1, 3, SIZE, SIZE)
 
     cover, diffuse, gloss = _object_layers(shape, scale, stage.turns[orientation], stage)
@@ -145,15 +146,15 @@ def _meet(shape: int, origin: Vector, direction: Vector) -> Hit:
 
 
 class _Stage(NamedTuple):
-    """What does not depend on the object. O orientations, P pixels of the window, S rays a pixel."""
+    """What does not depend on the object. O orientations, P pixels of the window, S rays for each."""
 
     colours: Tensor  # (10, 3) of the hues, amounts of light
     scales: Tensor  # (8,)
     turns: Tensor  # (O, 2) cosine and sine
     rays: Vector  # (S, P) each, of unit length, right, up and ahead of the camera at angle 0
-    floor: Tensor  # (O, 4096) share of floor in a pixel times its brightness
-    wall: Tensor  # (O, 4096) likewise
-    floor_points: Tensor  # (O, 2, 4096) x and z of the floor behind the pixel's centre; far away where there is none
+    wall: Tensor  # (O, 4096) share of wall in a pixel times its brightness
+    floor: Tensor  # (O, Q) likewise; Q pixels, those of the rows in which there is floor
+    floor_points: Tensor  # (O, 2, Q) x and z of the floor behind the pixel's centre; far away where there is none
     sun_on_floor: float
 
 
@@ -165,7 +166,8 @@ def _stage(device: str) -> _Stage:
     turns = torch.stack((angles.cos(), angles.sin()), 1)
     everywhere = _camera_rays((0, SIZE), (0, SIZE), _ROOM_SAMPLES)
     floor, wall = (torch.stack(layers) for layers in zip(*(_room(turn, everywhere) for turn in turns), strict=True))
-    right, up, ahead = (ray[0] for ray in _camera_rays((0, SIZE), (0, SIZE), ((0.5, 0.5),)))
+    above = int((floor.amax(0) > 0).nonzero()[0]) // SIZE  # rows with walls alone
+    right, up, ahead = (ray[0] for ray in _camera_rays((above, SIZE), (0, SIZE), ((0.5, 0.5),)))
     distance = torch.where(up < -1e-6, -_EYE / up, math.inf).clamp(max=1e3)  # to the floor
     points = [_turned(right * distance, ahead * distance - _DISTANCE, turn) for turn in turns]
     found = _Stage(
@@ -173,8 +175,8 @@ def _stage(device: str) -> _Stage:
         torch.tensor(SCALES),
         turns.float(),
         tuple(ray.float() for ray in _camera_rays(ROWS, COLUMNS, _OBJECT_SAMPLES)),  # type: ignore[arg-type]
-        floor.float(),
         wall.float(),
+        floor[:, above * SIZE :].float(),
         torch.stack([torch.stack(point) for point in points]).float(),
         _unit(_LIGHT)[1],
     )
@@ -279,11 +281,11 @@ def _look_up(table: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     corner = place.floor()
     right, down = (place - corner).unbind(1)  # (N, P)
     column, row = corner.int().unbind(1)
-    first = row * _SAMPLES + column
+    first = (row * _SAMPLES + column).flatten()
     found = []
     for shares in table:
-        top, below = shares[first], shares[first + _SAMPLES]
-        top = top + (shares[first + 1] - top) * right
-        below = below + (shares[first + _SAMPLES + 1] - below) * right
+        corners = (shares.index_select(0, first + step) for step in (0, 1, _SAMPLES, _SAMPLES + 1))
+        top, top_right, below, below_right = (corner.view_as(right) for corner in corners)
+        top, below = top + (top_right - top) * right, below + (below_right - below) * right
         found.append(top + (below - top) * down)
     return found[0], found[1]
