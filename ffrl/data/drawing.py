@@ -42,3 +42,8 @@ def in_pieces(draw: Callable[[Tensor], Tensor], factors: Tensor, rows: int, shap
         if len(piece):
             target.copy_(draw(piece))
     return images
+
+
+def to_bytes(light: Tensor) -> Tensor:
+    """Amounts of light to uint8: the square root, for a screen, of what is at most 1."""
+    return (light.clamp(0, 1).sqrt() * 255 + 0.5).to(torch.uint8)

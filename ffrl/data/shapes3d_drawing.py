@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ffrl.data import ray_shapes
-from ffrl.data.drawing import check_factors, in_pieces
+from ffrl.data.drawing import check_factors, in_pieces, to_bytes
 from ffrl.data.ray_shapes import Hit, Vector, dot
 
 SIZE = 64
@@ -36,7 +36,7 @@ _LIGHT = (-0.51, 0.74, -0.44)  # towards the light, before it is brought to unit
 _SUN, _SKY = 0.72, 0.34
 _ROOM_SAMPLES = tuple(((i + 0.5) / 4, (j + 0.5) / 4) for j in range(4) for i in range(4))  # of a pixel, right and down
 _OBJECT_SAMPLES = ((0.375, 0.125), (0.875, 0.375), (0.125, 0.625), (0.625, 0.875))  # no two in a row or a column
-_PIECE = 8  # images at a time
+_PIECE = 12  # images at a time
 
 # Around the object at scale 1: the share of the light and of the sky that the floor sees, sampled on a square.
 _REACH, _SAMPLES = 3.2, 96  # half a side, samples a side
@@ -87,11 +87,6 @@ def _draw_one_shape(shape: int, factors: Tensor) -> Tensor:
     window = picture[:, :, ROWS[0] : ROWS[1], COLUMNS[0] : COLUMNS[1]]
     window.mul_(1 - cover.view(-1, 1, height, width)).add_(solid.view(-1, 3, height, width))
     return to_bytes(picture)
-
-
-def to_bytes(light: Tensor) -> Tensor:
-    """Amounts of light to uint8: the square root, for a screen, of what is at most 1."""
-    return (light.clamp(0, 1).sqrt() * 255 + 0.5).to(torch.uint8)
 
 
 def _object_layers(shape: int, scale: Tensor, turn: Tensor, stage: _Stage) -> tuple[Tensor, Tensor, Tensor]:
