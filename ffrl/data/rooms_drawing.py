@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from ffrl.data import ray_shapes
 from ffrl.data.drawing import check_factors, in_pieces, to_bytes
-from ffrl.data.ray_shapes import Hit, Vector, dot
+from ffrl.data.ray_shapes import Hit, Vector, at, dot
 
 SIZE = 128
 FACTOR_SIZES = {
@@ -48,30 +49,28 @@ SHAPES = ("cube", "cylinder", "sphere")
 # Metres: x to the right, y up, z away from the camera. The room is from -WIDE to WIDE, 0 to HIGH, and as far as DEEP.
 _WIDE, _HIGH, _DEEP = 2.7, 2.75, 2.6
 _VALUES = {
-    "robot_x-move": np.linspace(-1.15, 1.15, 8),
+    "robot_x-move": np.linspace(-1.05, 1.05, 8),
     "robot_y-move": np.linspace(0.25, 1.05, 5),  # the height on which the object stands
     "object_scale": np.linspace(0.22, 0.4, 4),  # half its height
     "lighting_intensity": np.linspace(0.35, 1.35, 5),
     "lighting_x-dir": np.linspace(-1.9, 1.9, 6),
-    "lighting_y-dir": np.linspace(1.55, 2.6, 6),
+    "lighting_y-dir": np.linspace(1.55, 2.45, 6),
     "lighting_z-dir": np.linspace(-2.2, 0.9, 6),
-    "camera_x-pos": np.linspace(-0.7, 0.7, 6),
+    "camera_x-pos": np.linspace(-0.5, 0.5, 6),
     "camera_y-pos": np.linspace(1.1, 1.9, 6),
     "camera_z-pos": np.linspace(-3.6, -2.7, 6),
 }
 _STAND_Z = 0.5
 _POLE, _PLATE, _PLATE_HALF = 0.045, 0.2, 0.025  # radii of the pole and of the plates at its ends, half their thickness
-_AROUND = 0.4 * 2**0.5 + 0.01  # of the stand's axis: no object reaches further
+_AROUND = 3**0.5 + 0.01  # no object reaches further from its middle, in units of half its height
+_CUBE_TURN = 0.55  # radians about the upright axis
 _CABINET, _CABINET_HALF = (1.55, 0.375, 2.2), (0.85, 0.375, 0.4)
 _CABINET_AROUND = math.hypot(0.85, 0.4) + 0.01
 
 _TANGENT, _TILT = 0.60, 0.13  # of half the field of view; radians that the camera looks down
 _SAMPLES = ((0.375, 0.125), (0.875, 0.375), (0.125, 0.625), (0.625, 0.875))  # of a pixel, no two in a row or a column
-# The light is a small ball: each sample of a pixel sees another point of it.
-_LIGHT_POINTS = ((1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1))
-_LIGHT_RADIUS = 0.06
 _AMBIENT = 0.2
-_PIECE = 2  # images at a time
+_PIECE = 4  # images at a time
 
 _HUES = {  # red, green and blue on the screen
     "object": ((0.20, 0.16, 0.85), (0.86, 0.46, 0.10), (0.12, 0.62, 0.56), (0.88, 0.80, 0.32)),
@@ -99,9 +98,9 @@ _NUMBER = {name: number for number, name in enumerate(_SURFACES)}
 def draw(factors: Tensor) -> Tensor:
     """Draw rooms.
 
-    The object is a cube, cylinder or sphere; it stands on a plate that moves sideways and up. The light is a small ball
-    in the room, which moves to the right (x), up (y) and to the back (z); it casts shadows. The camera moves likewise
-    and looks in one direction. A pixel is the mean of 4 rays.
+    The object is a cube, cylinder or sphere; it stands on a plate that moves sideways and up. The light is a point in
+    the room, which moves to the right (x), up (y) and to the back (z); it casts shadows. The camera moves likewise and
+    looks in one direction. A pixel at an edge is the mean of 4 rays, others are one ray each.
 
     Args:
         factors: (N, 13) int64, columns and ranges of ``FACTOR_SIZES``.
@@ -121,7 +120,7 @@ def draw(factors: Tensor) -> Tensor:
 
 
 class _Room(NamedTuple):
-    """What the factors of N images say, (N,) each."""
+    """What the factors say, (N,) each for N images or (M,) for the images that M rays belong to."""
 
     shape: int
     stand_x: Tensor
@@ -131,204 +130,260 @@ class _Room(NamedTuple):
     light: Vector
     camera: Vector
 
-    def of(self, image: Tensor) -> _Room:
-        """For rays: of the image that each belongs to."""
-        vectors = (tuple(part.index_select(0, image) for part in vector) for vector in (self.light, self.camera))
-        values = (value.index_select(0, image) for value in self[1:5])
-        return _Room(self.shape, *values, *vectors)  # type: ignore[arg-type]
+    def of(self, index: Tensor) -> _Room:
+        """Of the images or rays with these numbers."""
+        vectors = (_pick(vector, index) for vector in (self.light, self.camera))
+        return _Room(self.shape, *(value.index_select(0, index) for value in self[1:5]), *vectors)
+
+
+class _Scene(NamedTuple):
+    """The images of a piece."""
+
+    room: _Room  # of N images
+    colours: tuple[Tensor, Tensor, Tensor]  # (N · surfaces,) each: red, green, blue
+    tables: _Tables
+
+
+class _Points(NamedTuple):
+    """What M rays see, (M,) each."""
+
+    point: Vector
+    normal: Vector
+    surface: Tensor  # int32
+    solid: Tensor  # the numbers of the rays that meet a solid
 
 
 def _draw_one_shape(shape: int, factors: Tensor) -> Tensor:
-    """Pictures of one shape, (N, 13) -> (N, 3, 128, 128). Below, S are the rays of a pixel and P the pixels."""
+    """Pictures of one shape, (N, 13) -> (N, 3, 128, 128): a ray a pixel first, then four where that is not enough."""
+    scene = _scene(shape, factors)
+    pixels = SIZE * SIZE
+    every = torch.arange(len(factors) * pixels, device=factors.device)
+    ray = tuple(part.expand(len(factors), -1).flatten() for part in scene.tables.middle)
+    colours, kind = _cast(scene, every // pixels, ray)  # type: ignore[arg-type]
+    # A pixel is cast again where it shows something else than the next one: another surface, side or shadow.
+    kind = kind.view(-1, SIZE, SIZE)
+    edge = torch.zeros_like(kind, dtype=torch.bool)
+    for one, other in (((..., slice(1, None), slice(None)), (..., slice(-1), slice(None))), (_RIGHT, _LEFT)):
+        change = kind[one] != kind[other]
+        edge[one] |= change
+        edge[other] |= change
+    edges = edge.flatten().nonzero()[:, 0]
+    image, pixel = edges // pixels, edges % pixels
+    rays = [_pick(through, pixel) for through in scene.tables.rays]
+    right, up, ahead = (torch.cat(parts) for parts in zip(*rays, strict=True))
+    again, _ = _cast(scene, image.repeat(len(rays)), (right, up, ahead))
+    for values, several in zip(colours, again, strict=True):
+        first, second, third, fourth = several.view(len(rays), -1)
+        values[edges] = (first + second + third + fourth) / len(rays)
+    return to_bytes(torch.stack([values.view(-1, SIZE, SIZE) for values in colours], 1))
+
+
+_RIGHT, _LEFT = (..., slice(1, None)), (..., slice(-1))
+
+
+def _scene(shape: int, factors: Tensor) -> _Scene:
     tables = _tables(str(factors.device))
     columns = dict(zip(FACTOR_SIZES, factors.unbind(1), strict=True))
-    value = {name: tables.values[name][columns[name]] for name in _VALUES}
-    light, camera = (
-        tuple(value[f"{thing}_{axis}"] for axis in axes)
-        for thing, axes in (("lighting", ("x-dir", "y-dir", "z-dir")), ("camera", ("x-pos", "y-pos", "z-pos")))
+    value = {name: tables.values[name].index_select(0, columns[name]) for name in _VALUES}
+    room = _Room(
+        shape,
+        value["robot_x-move"],
+        value["robot_y-move"],
+        value["object_scale"],
+        value["lighting_intensity"],
+        (value["lighting_x-dir"], value["lighting_y-dir"], value["lighting_z-dir"]),
+        (value["camera_x-pos"], value["camera_y-pos"], value["camera_z-pos"]),
     )
-    names = ("robot_x-move", "robot_y-move", "object_scale", "lighting_intensity")
-    room = _Room(shape, *(value[name] for name in names), light, camera)  # type: ignore[arg-type]
-
-    point, normal, surface = _see_room(room, tables)
-    seen = _see_solids(room, tables, point, normal, surface)
-    brightness, gloss = _light_up(room, tables, point, normal, seen)
-    colours = torch.cat(  # (N, surfaces, 3)
-        (
-            tables.surfaces.expand(len(factors), -1, -1),
-            tables.walls[columns["wall_color"], None],
-            tables.objects[columns["object_color"], None],
-        ),
-        1,
-    )
-    first = torch.arange(len(factors), device=factors.device, dtype=torch.int32)[:, None, None] * colours.shape[1]
-    place = (surface + first).flatten()
-    layers = []
-    for channel in range(3):
-        own = colours[:, :, channel].flatten().index_select(0, place).view_as(brightness)
-        lit = own * brightness + gloss  # (N, S, P)
-        total = lit[:, 0]
-        for sample in range(1, lit.shape[1]):
-            total = total + lit[:, sample]
-        layers.append(total / lit.shape[1])
-    return to_bytes(torch.stack(layers, 1)).view(-1, 3, SIZE, SIZE)
+    painted = (tables.walls[columns["wall_color"], None], tables.objects[columns["object_color"], None])
+    colours = torch.cat((tables.surfaces.expand(len(factors), -1, -1), *painted), 1)  # (N, surfaces, 3)
+    red, green, blue = (channel.flatten() for channel in colours.unbind(2))
+    return _Scene(room, (red, green, blue), tables)
 
 
-def _see_room(room: _Room, tables: _Tables) -> tuple[list[Tensor], list[Tensor], Tensor]:
-    """Where the camera's rays meet the room: points, normals, (N, S, P) float32 each, and surfaces, int32."""
-    camera = [part[:, None, None] for part in room.camera]
-    direction = tables.rays
-    to_x, to_y, to_z = (
-        plane - own * inverse for plane, own, inverse in zip(tables.to_planes, camera, tables.inverse, strict=True)
-    )
+def _cast(scene: _Scene, image: Tensor, direction: Vector) -> tuple[list[Tensor], Tensor]:
+    """The light that M rays of the images' cameras see.
+
+    Args:
+        image: (M,) int64, the image of each ray.
+        direction: (M,) each, of unit length.
+
+    Returns:
+        Red, green and blue, (M,) each, and what is seen, (M,) int32: a number for each surface, side and shadow.
+    """
+    own = scene.room.of(image)
+    seen = _see_room(own, direction)
+    seen = _see_solids(own, direction, seen)
+    brightness, gloss, shaded = _light_up(own, direction, seen)
+    place = seen.surface + image.int() * (_OBJECT + 1)
+    colours = [channel.index_select(0, place) * brightness for channel in scene.colours]
+    for channel in colours:
+        channel[seen.solid] += gloss
+    right, up, _ = seen.normal
+    side = (right > 0.5).int() + 2 * (right < -0.5).int() + 3 * (up > 0.5).int()
+    return colours, (seen.surface * 6 + side) * 2 + shaded.int()
+
+
+def _see_room(own: _Room, direction: Vector) -> _Points:
+    """Where rays meet the room, as if it were empty."""
+    right, up, ahead = direction
+    camera_x, camera_y, camera_z = own.camera
+    to_x = (torch.sign(right) * _WIDE - camera_x) / right
+    to_y = ((up > 0) * _HIGH - camera_y) / up
+    to_z = (_DEEP - camera_z) / ahead
     distance = torch.minimum(torch.minimum(to_x, to_y), to_z)
-    x, y, z = (own + distance * part for own, part in zip(camera, direction, strict=True))
+    x, y, z = at(own.camera, direction, distance)
     on_x, on_y = distance == to_x, distance == to_y
     on_z = ~(on_x | on_y)
-    normal = [-torch.sign(direction[0]) * on_x, -torch.sign(direction[1]) * on_y, -on_z.float()]
+    normal = (-torch.sign(right) * on_x, -torch.sign(up) * on_y, on_z * -1.0)
+    surface = torch.full_like(on_x, _WALL, dtype=torch.int32)
+    surface = surface + (y < 0.1).int() * (_NUMBER["skirting"] - _WALL)
 
+    # The floor and the painting are looked at where they are alone.
+    below = (on_y & (up < 0)).nonzero()[:, 0]
+    surface[on_y] = _NUMBER["ceiling"]
+    surface[below] = _floor_at(x[below], z[below])
+    ahead = (on_z & (y > 1.3) & (y < 2.2)).nonzero()[:, 0]
+    surface[ahead] = _back_wall_at(x[ahead], y[ahead])
+    return _Points((x, y, z), normal, surface, below)
+
+
+def _floor_at(x: Tensor, z: Tensor) -> Tensor:
+    """Surfaces of the floor, int32: planks, on which lies a rug."""
     board = (x * (1 / 0.3) + 100).int()
-    floor = (board * board + board // 2) % 3  # plank, darker or lighter, in no simple order
-    across, along = x.abs() - 1.75, (z - 0.45).abs() - 1.15
-    edge = torch.maximum(across, along)
-    floor = torch.where(edge < 0, torch.where(edge > -0.09, _NUMBER["rug's border"], _NUMBER["rug"]), floor)
-    wall = torch.where(y < 0.1, _NUMBER["skirting"], _WALL)
-    right, up = (x + 0.95).abs() - 0.55, (y - 1.75).abs() - 0.4  # from the border of the painting
-    edge = torch.maximum(right, up)
+    planks = (board * board + board // 2) % 3  # plank, darker or lighter, in no simple order
+    edge = torch.maximum(x.abs() - 1.75, (z - 0.45).abs() - 1.15)  # from the border of the rug
+    rug = torch.where(edge > -0.09, _NUMBER["rug's border"], _NUMBER["rug"]).int()
+    return torch.where(edge < 0, rug, planks)
+
+
+def _back_wall_at(x: Tensor, y: Tensor) -> Tensor:
+    """Surfaces of the wall at the back above the skirting, int32: a painting hangs on it."""
     sun = (x + 0.75) * (x + 0.75) + (y - 1.85) * (y - 1.85) < 0.017
-    canvas = torch.where(y < 1.58 + 0.25 * (x + 1.1) * (x + 0.6), _NUMBER["hill"], _NUMBER["canvas"])
-    canvas = torch.where(sun, _NUMBER["sun"], canvas)
-    painting = torch.where(edge > -0.05, _NUMBER["frame"], canvas)
-    wall = torch.where(on_z & (edge < 0), painting, wall)
-    surface = torch.where(on_y, torch.where(direction[1] < 0, floor, _NUMBER["ceiling"]), wall)
-    return [x, y, z], normal, surface.int()
+    hill = y < 1.58 + 0.25 * (x + 1.1) * (x + 0.6)
+    canvas = torch.where(sun, _NUMBER["sun"], torch.where(hill, _NUMBER["hill"], _NUMBER["canvas"]))
+    edge = torch.maximum((x + 0.95).abs() - 0.55, (y - 1.75).abs() - 0.4)  # from the border of the painting
+    return torch.where(edge < 0, torch.where(edge > -0.05, _NUMBER["frame"], canvas), _WALL).int()
 
 
-class _Seen(NamedTuple):
-    """The rays that meet a solid, (M,) each."""
-
-    ray: Tensor  # which of N S P
-    gloss: Tensor  # how much of the light the surface mirrors
-    direction: Vector
-
-
-def _see_solids(room: _Room, tables: _Tables, point: list[Tensor], normal: list[Tensor], surface: Tensor) -> _Seen:
-    """Put the solids before the room, in the tensors given."""
-    right, _, ahead = tables.rays
-    x, z = room.camera[0][:, None, None], room.camera[2][:, None, None]
-    near_stand = _passes(x - room.stand_x[:, None, None], z - _STAND_Z, right, ahead, _AROUND)
-    near_cabinet = _passes(x - _CABINET[0], z - _CABINET[2], right, ahead, _CABINET_AROUND)
-    rays = (near_stand | near_cabinet).flatten().nonzero()[:, 0]
-    per_image = surface[0].numel()
-    image, within = rays // per_image, rays % per_image
-    own = room.of(image)
-    direction = tuple(part.flatten().index_select(0, within) for part in tables.rays)
+def _see_solids(own: _Room, direction: Vector, seen: _Points) -> _Points:
+    """Put the solids before the room."""
     distance = torch.full_like(own.half, math.inf)
-    facing = [torch.zeros_like(distance) for _ in range(3)]
-    material = torch.zeros_like(rays, dtype=torch.int32)
-    for hit, number in _solids(own, own.camera, direction):  # type: ignore[arg-type]
-        nearer = hit.distance < distance
-        distance = torch.where(nearer, hit.distance, distance)
-        facing = [torch.where(nearer, new, old) for new, old in zip(hit.normal, facing, strict=True)]
-        material = torch.where(nearer, number, material)
-    found = (~distance.isinf()).nonzero()[:, 0]
-    where, along = rays[found], distance[found]
-    ways = tuple(part[found] for part in direction)
-    for axis in range(3):
-        point[axis].view(-1)[where] = own.camera[axis][found] + along * ways[axis]
-        normal[axis].view(-1)[where] = facing[axis][found]
-    chosen = material[found]
-    surface.view(-1)[where] = chosen
-    gloss = torch.where(chosen == _OBJECT, 0.35, torch.where(chosen == _NUMBER["stand"], 0.25, 0.03))
-    return _Seen(where, gloss, ways)  # type: ignore[arg-type]
+    point, normal, surface = list(seen.point), list(seen.normal), seen.surface
+    for near, solids in _near_solids(own, own.camera, direction):
+        its, way = own.of(near), _pick(direction, near)
+        for hit, number in solids(its, its.camera, way):
+            nearer = (hit.distance < distance.index_select(0, near)).nonzero()[:, 0]
+            rays = near[nearer]
+            along = hit.distance[nearer]
+            distance[rays] = along
+            surface[rays] = number
+            for axis in range(3):
+                normal[axis][rays] = hit.normal[axis].expand_as(hit.distance)[nearer]
+                point[axis][rays] = its.camera[axis][nearer] + along * way[axis][nearer]
+    solid = (~distance.isinf()).nonzero()[:, 0]
+    return _Points((point[0], point[1], point[2]), (normal[0], normal[1], normal[2]), surface, solid)
 
 
-def _passes(x: Tensor, z: Tensor, across: Tensor, along: Tensor, radius: float) -> Tensor:
-    """Whether a line from (x, z) passes the upright axis through the origin within a radius."""
-    aside = x * along - z * across
-    return aside * aside < radius * radius * (across * across + along * along)
+Solids = Callable[[_Room, Vector, Vector], list[tuple[Hit, int]]]
 
 
-def _solids(room: _Room, origin: Vector, direction: Vector) -> list[tuple[Hit, int]]:
-    """Where rays (M,) first meet each solid, and of what surface it is."""
-    x, y, z = origin[0] - room.stand_x, origin[1] - room.stand_y, origin[2] - _STAND_Z
-    middle = room.stand_y * 0.5
-    # A pole as long as the stand is high, in units of its height.
-    tall = 1 / middle
-    scaled = (x, (origin[1] - middle) * tall, z), (direction[0], direction[1] * tall, direction[2])
-    stand = _NUMBER["stand"]
-    half = room.half
-    size = 1 / half
-    small = (x * size, (y - half) * size, z * size)
-    meet = (
-        lambda: ray_shapes.box(small, direction, (1.0, 1.0, 1.0)),
-        lambda: ray_shapes.cylinder(small, direction, 1.0, 1.0),
-        lambda: ray_shapes.sphere(small, direction, 1.0),
-    )[room.shape]
-    hit = meet()
-    cabinet = tuple(o - c for o, c in zip(origin, _CABINET, strict=True))
-    return [
-        (Hit(hit.distance * half, hit.normal), _OBJECT),
-        (ray_shapes.cylinder(*scaled, _POLE, 1.0), stand),
-        (ray_shapes.cylinder((x, y + _PLATE_HALF, z), direction, _PLATE, _PLATE_HALF), stand),
-        (ray_shapes.cylinder((x, origin[1] - _PLATE_HALF, z), direction, _PLATE, _PLATE_HALF), stand),
-        (ray_shapes.box(cabinet, direction, _CABINET_HALF), _NUMBER["cabinet"]),  # type: ignore[arg-type]
-    ]
+def _near_solids(own: _Room, origin: Vector, direction: Vector) -> list[tuple[Tensor, Solids]]:
+    """The numbers of the rays, of any length, that may meet solids, and what gives the distances and surfaces."""
+    x, y, z = origin[0] - own.stand_x, origin[1] - (own.stand_y + own.half), origin[2] - _STAND_Z
+    right, up, ahead = direction
+    aside = x * ahead - z * right
+    across = right * right + ahead * ahead
+    close = aside * aside
+    stand = close < _PLATE * _PLATE * across
+    # The ball around the object.
+    along = x * right + y * up + z * ahead
+    square = across + up * up
+    reach = own.half * _AROUND
+    ball = along * along > (x * x + y * y + z * z - reach * reach) * square
+    to_x, to_z = origin[0] - _CABINET[0], origin[2] - _CABINET[2]
+    aside = to_x * ahead - to_z * right
+    cabinet = (aside * aside < _CABINET_AROUND * _CABINET_AROUND * across) & ((up < 0) | (origin[1] < _CABINET[1] * 2))
+    found: list[tuple[Tensor, Solids]] = [(ball.nonzero()[:, 0], _object), (stand.nonzero()[:, 0], _stand)]
+    return [*found, (cabinet.nonzero()[:, 0], _cabinet)]
 
 
-def _light_up(
-    room: _Room, tables: _Tables, point: list[Tensor], normal: list[Tensor], seen: _Seen
-) -> tuple[Tensor, Tensor]:
-    """Brightness of the surfaces and what they mirror, (N, S, P) each."""
-    x, y, z = point
-    light = [part[:, None, None] + shift for part, shift in zip(room.light, tables.light_points, strict=True)]
-    way = [towards - here for towards, here in zip(light, point, strict=True)]  # (N, S, P)
-    square = way[0] * way[0] + way[1] * way[1] + way[2] * way[2]
+def _object(own: _Room, origin: Vector, direction: Vector) -> list[tuple[Hit, int]]:
+    size = 1 / own.half
+    x, z = (origin[0] - own.stand_x) * size, (origin[2] - _STAND_Z) * size
+    y = (origin[1] - own.stand_y) * size - 1
+    if SHAPES[own.shape] == "cube":
+        cos, sin = math.cos(_CUBE_TURN), math.sin(_CUBE_TURN)
+        right, up, ahead = direction
+        turned = (right * cos - ahead * sin, up, right * sin + ahead * cos)
+        hit = ray_shapes.box((x * cos - z * sin, y, x * sin + z * cos), turned, (1.0, 1.0, 1.0))
+        right, up, ahead = hit.normal
+        hit = Hit(hit.distance, (right * cos + ahead * sin, up, ahead * cos - right * sin))
+    elif SHAPES[own.shape] == "cylinder":
+        hit = ray_shapes.cylinder((x, y, z), direction, 1.0, 1.0)
+    else:
+        hit = ray_shapes.sphere((x, y, z), direction, 1.0)
+    return [(Hit(hit.distance * own.half, hit.normal), _OBJECT)]
+
+
+def _stand(own: _Room, origin: Vector, direction: Vector) -> list[tuple[Hit, int]]:
+    """A pole between two plates."""
+    x, y, z = origin[0] - own.stand_x, origin[1], origin[2] - _STAND_Z
+    middle = own.stand_y * 0.5
+    tall = 1 / middle  # the pole is measured in units of half its height upward
+    right, up, ahead = direction
+    hits = (
+        ray_shapes.cylinder((x, (y - middle) * tall, z), (right, up * tall, ahead), _POLE, 1.0),
+        ray_shapes.cylinder((x, y - (own.stand_y - _PLATE_HALF), z), direction, _PLATE, _PLATE_HALF),
+        ray_shapes.cylinder((x, y - _PLATE_HALF, z), direction, _PLATE, _PLATE_HALF),
+    )
+    return [(hit, _NUMBER["stand"]) for hit in hits]
+
+
+def _cabinet(own: _Room, origin: Vector, direction: Vector) -> list[tuple[Hit, int]]:
+    x, y, z = origin
+    middle = (x - _CABINET[0], y - _CABINET[1], z - _CABINET[2])
+    return [(ray_shapes.box(middle, direction, _CABINET_HALF), _NUMBER["cabinet"])]
+
+
+def _light_up(own: _Room, direction: Vector, seen: _Points) -> tuple[Tensor, Tensor, Tensor]:
+    """Brightness of what M rays see (M,), what the solids among it mirror, and which of it is in shadow (M,) bool."""
+    x, y, z = seen.point
+    normal = seen.normal
+    way = (own.light[0] - x, own.light[1] - y, own.light[2] - z)
+    square = dot(way, way)
     inverse = 1 / square.sqrt()
-    facing = ((normal[0] * way[0] + normal[1] * way[1] + normal[2] * way[2]) * inverse).clamp(min=0)
-    intensity = room.intensity[:, None, None]
-    direct = facing * (intensity * 1.9) / (0.75 + 0.32 * square)
+    to_light = (way[0] * inverse, way[1] * inverse, way[2] * inverse)
+    facing = dot(normal, to_light).clamp(min=0)
+    direct = facing * (own.intensity * 1.9) / (0.75 + 0.32 * square)
 
-    shaded = _in_shadow(room, point, normal, way, inverse, facing)
-    direct.view(-1)[shaded] = 0.0
+    lifted = at(seen.point, normal, torch.full_like(x, 1e-3))
+    shaded = torch.zeros_like(seen.surface, dtype=torch.bool)
+    for near, solids in _near_solids(own, lifted, to_light):
+        near = near[facing.index_select(0, near) > 0]
+        for hit, _ in solids(own.of(near), _pick(lifted, near), _pick(to_light, near)):
+            shaded[near[hit.distance * inverse.index_select(0, near) < 1]] = True
+    direct = direct * ~shaded
+
     # Corners of the room see less of it; up sees the bright ceiling. The light's reflections fill the shadows.
-    gap_x, gap_y, gap_z = (_WIDE - x.abs()).clamp(min=0), torch.minimum(y, _HIGH - y).clamp(min=0), _DEEP - z
-    corners = 0.25
-    open_x = torch.where(normal[0] != 0, 1.0, 0.7 + 0.3 * gap_x / (gap_x + corners))
-    open_y = torch.where(normal[1] != 0, 1.0, 0.65 + 0.35 * gap_y / (gap_y + corners))
-    open_z = torch.where(normal[2] != 0, 1.0, 0.7 + 0.3 * gap_z / (gap_z + corners))
-    ambient = (_AMBIENT * (0.35 + 0.9 * intensity)) * (0.85 + 0.15 * normal[1]) * open_x * open_y * open_z
+    gaps = ((_WIDE - x.abs()).clamp(min=0), torch.minimum(y, _HIGH - y).clamp(min=0), (_DEEP - z).clamp(min=0))
+    ambient = (_AMBIENT * (0.35 + 0.9 * own.intensity)) * (0.85 + 0.15 * normal[1])
+    for part, gap, share in zip(normal, gaps, (0.3, 0.35, 0.3), strict=True):
+        ambient = ambient * (1 - share * (part == 0) * (1 - gap / (gap + 0.25)))
 
-    gloss = torch.zeros_like(direct)
-    lit = direct.view(-1)[seen.ray] > 0
-    across = tuple(part.view(-1)[seen.ray] for part in normal)
-    to_light = tuple((part * inverse).view(-1)[seen.ray] for part in way)
-    mirrored = dot(seen.direction, to_light) - 2 * dot(seen.direction, across) * dot(across, to_light)  # type: ignore[arg-type]
-    mirrored = mirrored.clamp(0, 1)
+    solid = seen.solid
+    across, light = _pick(normal, solid), _pick(to_light, solid)
+    ray = _pick(direction, solid)
+    mirrored = (dot(ray, light) - 2 * dot(ray, across) * dot(across, light)).clamp(0, 1)
     for _ in range(5):
         mirrored = mirrored * mirrored  # to the power of 32
-    strength = room.intensity.index_select(0, seen.ray // direct[0].numel())
-    gloss.view(-1)[seen.ray] = mirrored * seen.gloss * strength * lit
-    return ambient + direct, gloss
+    share = torch.where(seen.surface[solid] == _NUMBER["cabinet"], 0.03, 0.3)
+    gloss = mirrored * share * own.intensity[solid] * (direct[solid] > 0)
+    return ambient + direct, gloss, shaded
 
 
-def _in_shadow(
-    room: _Room, point: list[Tensor], normal: list[Tensor], way: list[Tensor], inverse: Tensor, facing: Tensor
-) -> Tensor:
-    """The numbers of the rays whose points do not see the light."""
-    x, _, z = point
-    near_stand = _passes(x - room.stand_x[:, None, None], z - _STAND_Z, way[0], way[2], _AROUND)
-    near_cabinet = _passes(x - _CABINET[0], z - _CABINET[2], way[0], way[2], _CABINET_AROUND)
-    rays = ((near_stand | near_cabinet) & (facing > 0)).flatten().nonzero()[:, 0]
-    own = room.of(rays // x[0].numel())
-    closer = inverse.view(-1)[rays]
-    towards = tuple(part.view(-1)[rays] * closer for part in way)
-    origin = tuple(p.view(-1)[rays] + 1e-3 * n.view(-1)[rays] for p, n in zip(point, normal, strict=True))
-    end = 1 / closer
-    blocked = torch.zeros_like(rays, dtype=torch.bool)
-    for hit, _ in _solids(own, origin, towards):  # type: ignore[arg-type]
-        blocked |= hit.distance < end
-    return rays[blocked]
+def _pick(vector: Vector, index: Tensor) -> Vector:
+    x, y, z = (part.index_select(0, index) for part in vector)
+    return x, y, z
 
 
 class _Tables(NamedTuple):
@@ -336,10 +391,8 @@ class _Tables(NamedTuple):
     surfaces: Tensor  # (1, surfaces, 3) amounts of light
     walls: Tensor  # (4, 3)
     objects: Tensor  # (4, 3)
-    rays: Vector  # (S, P) each, of unit length
-    inverse: Vector  # 1 over them
-    to_planes: Vector  # the plane that each ray goes to, over the ray: the distance from where the coordinate is 0
-    light_points: tuple[Tensor, ...]  # (S, 1) each, metres from the middle of the light
+    middle: Vector  # (P,) each, of unit length: rays through the middles of the P pixels
+    rays: list[Vector]  # (P,) each, for every sample
 
 
 @functools.lru_cache(maxsize=8)
@@ -350,24 +403,20 @@ def _tables(device: str) -> _Tables:
     def light(colours: object) -> Tensor:
         return moved(torch.tensor(colours, dtype=torch.float64) ** 2)
 
-    number = torch.arange(SIZE, dtype=torch.float64)
-    offset = torch.tensor(_SAMPLES, dtype=torch.float64)[:, :, None, None]  # (S, 2, 1, 1)
-    across = ((number[None, None, :] + offset[:, 0]) * 2 / SIZE - 1) * _TANGENT  # (S, 1, 128)
-    rise = -((number[None, :, None] + offset[:, 1]) * 2 / SIZE - 1) * _TANGENT
-    right, rise = (part.flatten(1) for part in torch.broadcast_tensors(across, rise))
-    up = rise * math.cos(_TILT) - math.sin(_TILT)
-    ahead = rise * math.sin(_TILT) + math.cos(_TILT)
-    length = (right**2 + up**2 + ahead**2).sqrt()
-    rays = [part / length for part in (right, up, ahead)]
-    planes = [torch.sign(rays[0]) * _WIDE, torch.where(rays[1] > 0, _HIGH, 0.0), torch.full_like(up, _DEEP)]
-    points = torch.tensor(_LIGHT_POINTS, dtype=torch.float64) * (_LIGHT_RADIUS / 3**0.5)
+    def rays(right_of: float, below: float) -> Vector:
+        number = torch.arange(SIZE, dtype=torch.float64)
+        across, down = ((number + part) * 2 / SIZE - 1 for part in (right_of, below))
+        right, rise = (part.flatten() * _TANGENT for part in torch.broadcast_tensors(across, -down[:, None]))
+        up = rise * math.cos(_TILT) - math.sin(_TILT)
+        ahead = rise * math.sin(_TILT) + math.cos(_TILT)
+        length = (right**2 + up**2 + ahead**2).sqrt()
+        return moved(right / length), moved(up / length), moved(ahead / length)
+
     return _Tables(
         {name: moved(torch.from_numpy(values)) for name, values in _VALUES.items()},
         light([[*_SURFACES.values()]]),
         light(_HUES["wall"]),
         light(_HUES["object"]),
-        tuple(moved(ray) for ray in rays),  # type: ignore[arg-type]
-        tuple(moved(1 / ray) for ray in rays),  # type: ignore[arg-type]
-        tuple(moved(plane / ray) for plane, ray in zip(planes, rays, strict=True)),  # type: ignore[arg-type]
-        tuple(moved(part[:, None]) for part in points.unbind(1)),
+        rays(0.5, 0.5),
+        [rays(*sample) for sample in _SAMPLES],
     )
