@@ -1,9 +1,9 @@
 """Pictures of a lit room, by a small ray caster: an object on a stand, with a light and a camera that move.
 
-They stand in for Falcor3D and Isaac3D (Nie et al. 2020) where those cannot be had, with factors of the same names and
-sizes, and are no copies of their images. All seven factors of Falcor3D are here. Of Isaac3D's nine, eight are here under
-their own names (robot_x-move and robot_y-move move the stand sideways and its top up, as the robot's arm moves what it
-holds) and camera_height is camera_y-pos, with six values for four; lighting_intensity has Falcor3D's five for four.
+They stand in for Falcor3D and Isaac3D (Nie et al. 2020) where those cannot be had, with factors of the same names, and
+are no copies of their images. All seven factors of Falcor3D are here in their sizes. Eight of Isaac3D's nine are here
+under their names (robot_x-move and robot_y-move move a stand sideways and its top up, as the robot's arm moves what it
+holds); its camera_height is camera_y-pos. Where both sets have a factor, its size is Falcor3D's.
 """
 
 from __future__ import annotations
@@ -69,7 +69,6 @@ _CABINET_AROUND = math.hypot(0.85, 0.4) + 0.01
 
 _TANGENT, _TILT = 0.60, 0.13  # of half the field of view; radians that the camera looks down
 _SAMPLES = ((0.375, 0.125), (0.875, 0.375), (0.125, 0.625), (0.625, 0.875))  # of a pixel, no two in a row or a column
-_AMBIENT = 0.2
 _PIECE = 4  # images at a time
 
 _HUES = {  # red, green and blue on the screen
@@ -132,8 +131,9 @@ class _Room(NamedTuple):
 
     def of(self, index: Tensor) -> _Room:
         """Of the images or rays with these numbers."""
-        vectors = (_pick(vector, index) for vector in (self.light, self.camera))
-        return _Room(self.shape, *(value.index_select(0, index) for value in self[1:5]), *vectors)
+        stand_x, stand_y, half, intensity = (value.index_select(0, index) for value in self[1:5])
+        light, camera = _pick(self.light, index), _pick(self.camera, index)
+        return _Room(self.shape, stand_x, stand_y, half, intensity, light, camera)
 
 
 class _Scene(NamedTuple):
@@ -364,12 +364,11 @@ def _light_up(own: _Room, direction: Vector, seen: _Points) -> tuple[Tensor, Ten
             shaded[near[hit.distance * inverse.index_select(0, near) < 1]] = True
     direct = direct * ~shaded
 
-    # Corners of the room see less of it; up sees the bright ceiling. The light's reflections fill the shadows.
-    gaps = ((_WIDE - x.abs()).clamp(min=0), torch.minimum(y, _HIGH - y).clamp(min=0), (_DEEP - z).clamp(min=0))
-    ambient = (_AMBIENT * (0.35 + 0.9 * own.intensity)) * (0.85 + 0.15 * normal[1])
-    for part, gap, share in zip(normal, gaps, (0.3, 0.35, 0.3), strict=True):
-        ambient = ambient * (1 - share * (part == 0) * (1 - gap / (gap + 0.25)))
-
+    # Corners of the room see less of it, and what faces up sees the bright ceiling. Reflections of the light fill the
+    # shadows.
+    ambient = (0.13 + 0.33 * own.intensity) * (0.85 + 0.15 * normal[1])
+    for gap in (_WIDE - x.abs(), torch.minimum(y, _HIGH - y), _DEEP - z):
+        ambient = ambient * (1 - 0.08 / (gap.clamp(min=0) + 0.25))
     solid = seen.solid
     across, light = _pick(normal, solid), _pick(to_light, solid)
     ray = _pick(direction, solid)

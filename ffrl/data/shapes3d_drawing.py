@@ -48,8 +48,8 @@ def draw(factors: Tensor) -> Tensor:
     """Draw a cube, cylinder, sphere or capsule standing in the middle of a room.
 
     Hues are i/10 of the circle, scales 0.75 to 1.25, orientations -30 to 30 degrees: those of the camera about the
-    upright axis through the object. Light, object and room stay where they are. A pixel is the mean of 4 rays to the object
-    and of 16 to the room.
+    upright axis through the object. Light, object and room stay where they are. A pixel is the mean of 4 rays to the
+    object and of 16 to the room.
 
     Args:
         factors: (N, 6) int64, columns and ranges of ``FACTOR_SIZES``.
@@ -165,25 +165,21 @@ def _stage(device: str) -> _Stage:
     right, up, ahead = (ray[0] for ray in _camera_rays((above, SIZE), (0, SIZE), ((0.5, 0.5),)))
     distance = torch.where(up < -1e-6, -_EYE / up, math.inf).clamp(max=1e3)  # to the floor
     points = [_turned(right * distance, ahead * distance - _DISTANCE, turn) for turn in turns]
-    found = _Stage(
-        colours.float(),
-        torch.tensor(SCALES),
-        turns.float(),
-        tuple(ray.float() for ray in _camera_rays(ROWS, COLUMNS, _OBJECT_SAMPLES)),  # type: ignore[arg-type]
-        wall.float(),
-        floor[:, above * SIZE :].float(),
-        torch.stack([torch.stack(point) for point in points]).float(),
+
+    def moved(value: Tensor) -> Tensor:
+        return value.to(device, torch.float32)
+
+    right, up, ahead = _camera_rays(ROWS, COLUMNS, _OBJECT_SAMPLES)
+    return _Stage(
+        moved(colours),
+        moved(torch.tensor(SCALES)),
+        moved(turns),
+        (moved(right), moved(up), moved(ahead)),
+        moved(wall),
+        moved(floor[:, above * SIZE :]),
+        moved(torch.stack([torch.stack(point) for point in points])),
         _unit(_LIGHT)[1],
     )
-    moved = [
-        tuple(part.to(device) for part in item)
-        if isinstance(item, tuple)
-        else item.to(device)
-        if isinstance(item, Tensor)
-        else item
-        for item in found
-    ]
-    return _Stage(*moved)  # type: ignore[arg-type]
 
 
 def _unit(vector: tuple[float, float, float]) -> list[float]:
@@ -197,7 +193,7 @@ def _turned(x: Tensor, z: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _camera_rays(rows: tuple[int, int], columns: tuple[int, int], samples: Sequence[tuple[float, float]]) -> Vector:
-    """Rays of the camera at angle 0 through every sample of the pixels, (samples, pixels) float64 each, of unit length."""
+    """Rays of the camera at angle 0 through the samples of the pixels, (samples, pixels) float64 each, unit length."""
     offset = torch.tensor(samples, dtype=torch.float64)[:, :, None, None]  # (S, 2, 1, 1)
     across = (torch.arange(*columns)[None, None, :] + offset[:, 0]) * 2 / SIZE - 1  # (S, 1, columns)
     down = (torch.arange(*rows)[None, :, None] + offset[:, 1]) * 2 / SIZE - 1

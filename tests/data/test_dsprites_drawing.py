@@ -45,27 +45,27 @@ def test_squares_at_known_coordinates() -> None:
 def test_ellipse_and_heart_at_known_coordinates() -> None:
     # Half axes 12.768 and 7.218 about 32.516.
     assert extent(pixels(ELLIPSE, 5, 0, 16, 16)) == (25, 39, 20, 44)
-    heart = """
-        ..###...####..
-        ######.######.
-        ######.######.
-        #############.
-        #############.
-        #############.
-        .###########..
-        ..#########...
-        ...#######....
-        ....#####.....
-        .....###......
-        ......#.......
-        ......#.......
-    """.split()
+    heart = [
+        "..###...####..",
+        "######.######.",
+        "######.######.",
+        "#############.",
+        "#############.",
+        "#############.",
+        ".###########..",
+        "..#########...",
+        "...#######....",
+        "....#####.....",
+        ".....###......",
+        "......#.......",
+        "......#.......",
+    ]
     image = pixels(HEART, 2, 0, 16, 16)
     assert ["".join(".#"[int(value)] for value in row[26:40]) for row in image[26:39]] == heart
     assert image.sum() == sum(line.count("#") for line in heart)
 
 
-@pytest.mark.parametrize(("shape", "area"), [(SQUARE, 19.2**2), (ELLIPSE, math.pi * 9.6**2), (HEART, 225.7)])
+@pytest.mark.parametrize(("shape", "area"), [(SQUARE, 19.2**2), (ELLIPSE, math.pi * 9.6**2), (HEART, 224.499)])
 def test_areas_grow_with_the_square_of_the_scale(shape: int, area: float) -> None:
     for scale in range(6):
         factors = torch.tensor([[shape, scale, turn, 7, 20] for turn in range(40)])
