@@ -53,7 +53,7 @@ _VALUES = {
     "robot_y-move": np.linspace(0.25, 1.05, 5),  # the height on which the object stands
     "object_scale": np.linspace(0.22, 0.4, 4),  # half its height
     "lighting_intensity": np.linspace(0.35, 1.35, 5),
-    "lighting_x-dir": np.linspace(-1.9, 1.9, 6),
+    "lighting_x-dir": np.linspace(-1.6, 1.6, 6),
     "lighting_y-dir": np.linspace(1.55, 2.45, 6),
     "lighting_z-dir": np.linspace(-2.2, 0.9, 6),
     "camera_x-pos": np.linspace(-0.5, 0.5, 6),
@@ -122,18 +122,15 @@ class _Room(NamedTuple):
     """What the factors say, (N,) each for N images or (M,) for the images that M rays belong to."""
 
     shape: int
-    stand_x: Tensor
-    stand_y: Tensor
-    half: Tensor
+    stand: Vector  # x of its axis, height of its top, and half the height of the object on it
     intensity: Tensor
     light: Vector
     camera: Vector
 
-    def of(self, index: Tensor) -> _Room:
-        """Of the images or rays with these numbers."""
-        stand_x, stand_y, half, intensity = (value.index_select(0, index) for value in self[1:5])
-        light, camera = _pick(self.light, index), _pick(self.camera, index)
-        return _Room(self.shape, stand_x, stand_y, half, intensity, light, camera)
+    def of(self, image: Tensor) -> _Room:
+        """For rays, of which each belongs to one of the images."""
+        stand, light, camera = (_pick(vector, image) for vector in (self.stand, self.light, self.camera))
+        return _Room(self.shape, stand, self.intensity.index_select(0, image), light, camera)
 
 
 class _Scene(NamedTuple):
@@ -187,9 +184,7 @@ def _scene(shape: int, factors: Tensor) -> _Scene:
     value = {name: tables.values[name].index_select(0, columns[name]) for name in _VALUES}
     room = _Room(
         shape,
-        value["robot_x-move"],
-        value["robot_y-move"],
-        value["object_scale"],
+        (value["robot_x-move"], value["robot_y-move"], value["object_scale"]),
         value["lighting_intensity"],
         (value["lighting_x-dir"], value["lighting_y-dir"], value["lighting_z-dir"]),
         (value["camera_x-pos"], value["camera_y-pos"], value["camera_z-pos"]),
@@ -267,11 +262,11 @@ def _back_wall_at(x: Tensor, y: Tensor) -> Tensor:
 
 def _see_solids(own: _Room, direction: Vector, seen: _Points) -> _Points:
     """Put the solids before the room."""
-    distance = torch.full_like(own.half, math.inf)
+    distance = torch.full_like(own.intensity, math.inf)
     point, normal, surface = list(seen.point), list(seen.normal), seen.surface
     for near, solids in _near_solids(own, own.camera, direction):
-        its, way = own.of(near), _pick(direction, near)
-        for hit, number in solids(its, its.camera, way):
+        origin, way = _pick(own.camera, near), _pick(direction, near)
+        for hit, number in solids(_pick(own.stand, near), origin, way):
             nearer = (hit.distance < distance.index_select(0, near)).nonzero()[:, 0]
             rays = near[nearer]
             along = hit.distance[nearer]
@@ -279,17 +274,18 @@ def _see_solids(own: _Room, direction: Vector, seen: _Points) -> _Points:
             surface[rays] = number
             for axis in range(3):
                 normal[axis][rays] = hit.normal[axis].expand_as(hit.distance)[nearer]
-                point[axis][rays] = its.camera[axis][nearer] + along * way[axis][nearer]
+                point[axis][rays] = origin[axis][nearer] + along * way[axis][nearer]
     solid = (~distance.isinf()).nonzero()[:, 0]
     return _Points((point[0], point[1], point[2]), (normal[0], normal[1], normal[2]), surface, solid)
 
 
-Solids = Callable[[_Room, Vector, Vector], list[tuple[Hit, int]]]
+Solids = Callable[[Vector, Vector, Vector], list[tuple[Hit, int]]]  # of _Room.stand, origin and direction
 
 
 def _near_solids(own: _Room, origin: Vector, direction: Vector) -> list[tuple[Tensor, Solids]]:
     """The numbers of the rays, of any length, that may meet solids, and what gives the distances and surfaces."""
-    x, y, z = origin[0] - own.stand_x, origin[1] - (own.stand_y + own.half), origin[2] - _STAND_Z
+    stand_x, stand_y, half = own.stand
+    x, y, z = origin[0] - stand_x, origin[1] - (stand_y + half), origin[2] - _STAND_Z
     right, up, ahead = direction
     aside = x * ahead - z * right
     across = right * right + ahead * ahead
@@ -298,48 +294,49 @@ def _near_solids(own: _Room, origin: Vector, direction: Vector) -> list[tuple[Te
     # The ball around the object.
     along = x * right + y * up + z * ahead
     square = across + up * up
-    reach = own.half * _AROUND
+    reach = half * _AROUND
     ball = along * along > (x * x + y * y + z * z - reach * reach) * square
     to_x, to_z = origin[0] - _CABINET[0], origin[2] - _CABINET[2]
     aside = to_x * ahead - to_z * right
     cabinet = (aside * aside < _CABINET_AROUND * _CABINET_AROUND * across) & ((up < 0) | (origin[1] < _CABINET[1] * 2))
-    found: list[tuple[Tensor, Solids]] = [(ball.nonzero()[:, 0], _object), (stand.nonzero()[:, 0], _stand)]
-    return [*found, (cabinet.nonzero()[:, 0], _cabinet)]
+    near = ((ball, functools.partial(_object, own.shape)), (stand, _stand), (cabinet, _cabinet))
+    return [(rays.nonzero()[:, 0], solids) for rays, solids in near]
 
 
-def _object(own: _Room, origin: Vector, direction: Vector) -> list[tuple[Hit, int]]:
-    size = 1 / own.half
-    x, z = (origin[0] - own.stand_x) * size, (origin[2] - _STAND_Z) * size
-    y = (origin[1] - own.stand_y) * size - 1
-    if SHAPES[own.shape] == "cube":
+def _object(shape: int, stand: Vector, origin: Vector, direction: Vector) -> list[tuple[Hit, int]]:
+    stand_x, stand_y, half = stand
+    size = 1 / half
+    x, y, z = (origin[0] - stand_x) * size, (origin[1] - stand_y) * size - 1, (origin[2] - _STAND_Z) * size
+    if SHAPES[shape] == "cube":
         cos, sin = math.cos(_CUBE_TURN), math.sin(_CUBE_TURN)
         right, up, ahead = direction
         turned = (right * cos - ahead * sin, up, right * sin + ahead * cos)
         hit = ray_shapes.box((x * cos - z * sin, y, x * sin + z * cos), turned, (1.0, 1.0, 1.0))
         right, up, ahead = hit.normal
         hit = Hit(hit.distance, (right * cos + ahead * sin, up, ahead * cos - right * sin))
-    elif SHAPES[own.shape] == "cylinder":
+    elif SHAPES[shape] == "cylinder":
         hit = ray_shapes.cylinder((x, y, z), direction, 1.0, 1.0)
     else:
         hit = ray_shapes.sphere((x, y, z), direction, 1.0)
-    return [(Hit(hit.distance * own.half, hit.normal), _OBJECT)]
+    return [(Hit(hit.distance * half, hit.normal), _OBJECT)]
 
 
-def _stand(own: _Room, origin: Vector, direction: Vector) -> list[tuple[Hit, int]]:
+def _stand(stand: Vector, origin: Vector, direction: Vector) -> list[tuple[Hit, int]]:
     """A pole between two plates."""
-    x, y, z = origin[0] - own.stand_x, origin[1], origin[2] - _STAND_Z
-    middle = own.stand_y * 0.5
+    stand_x, stand_y, _ = stand
+    x, y, z = origin[0] - stand_x, origin[1], origin[2] - _STAND_Z
+    middle = stand_y * 0.5
     tall = 1 / middle  # the pole is measured in units of half its height upward
     right, up, ahead = direction
     hits = (
         ray_shapes.cylinder((x, (y - middle) * tall, z), (right, up * tall, ahead), _POLE, 1.0),
-        ray_shapes.cylinder((x, y - (own.stand_y - _PLATE_HALF), z), direction, _PLATE, _PLATE_HALF),
+        ray_shapes.cylinder((x, y - (stand_y - _PLATE_HALF), z), direction, _PLATE, _PLATE_HALF),
         ray_shapes.cylinder((x, y - _PLATE_HALF, z), direction, _PLATE, _PLATE_HALF),
     )
     return [(hit, _NUMBER["stand"]) for hit in hits]
 
 
-def _cabinet(own: _Room, origin: Vector, direction: Vector) -> list[tuple[Hit, int]]:
+def _cabinet(stand: Vector, origin: Vector, direction: Vector) -> list[tuple[Hit, int]]:
     x, y, z = origin
     middle = (x - _CABINET[0], y - _CABINET[1], z - _CABINET[2])
     return [(ray_shapes.box(middle, direction, _CABINET_HALF), _NUMBER["cabinet"])]
@@ -360,7 +357,7 @@ def _light_up(own: _Room, direction: Vector, seen: _Points) -> tuple[Tensor, Ten
     shaded = torch.zeros_like(seen.surface, dtype=torch.bool)
     for near, solids in _near_solids(own, lifted, to_light):
         near = near[facing.index_select(0, near) > 0]
-        for hit, _ in solids(own.of(near), _pick(lifted, near), _pick(to_light, near)):
+        for hit, _ in solids(_pick(own.stand, near), _pick(lifted, near), _pick(to_light, near)):
             shaded[near[hit.distance * inverse.index_select(0, near) < 1]] = True
     direct = direct * ~shaded
 
