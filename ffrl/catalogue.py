@@ -34,6 +34,8 @@ class DataSet:
     """Of a grid: what is looked for, in this order, in a folder of the set's name or beside one."""
     labels: str = ""
     """Of a folder of images: the file of factors beside it, which may be missing."""
+    stand_in: str = ""
+    """The generated set of the same kind, which needs no files."""
 
     @property
     def num_images(self) -> int:
@@ -79,6 +81,17 @@ _ISAAC3D = (
     Factor("object_color", 4),
     Factor("wall_color", 4),
 )
+_ROOMS = (
+    Factor("object_shape", 3, "cube, cylinder, sphere"),
+    Factor("robot_x-move", 8, "left to right"),
+    Factor("wall_color", 4),
+    Factor("lighting_intensity", 5, "dark to bright"),
+    Factor("lighting_x-dir", 6, "left to right"),
+    Factor("lighting_y-dir", 6, "low to high"),
+    Factor("camera_x-pos", 6, "left to right"),
+    Factor("camera_y-pos", 6, "low to high"),
+)
+_DRAWN = "drawn by ffrl as it is needed"
 _NVIDIA = "NVIDIA 2019, github.com/NVlabs/High-res-disentanglement-datasets"
 
 
@@ -121,6 +134,7 @@ DATA_SETS: dict[str, DataSet] = {
             num_steps=5,
             factors=_DSPRITES,
             files=("dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz", "dsprites_downsampled.npz"),
+            stand_in="dsprites-generated",
         ),
         DataSet(
             "shapes3d",
@@ -133,6 +147,7 @@ DATA_SETS: dict[str, DataSet] = {
             num_steps=7,
             factors=_SHAPES3D,
             files=("3dshapes.h5",),
+            stand_in="shapes3d-generated",
         ),
         DataSet(
             "falcor3d",
@@ -144,8 +159,9 @@ DATA_SETS: dict[str, DataSet] = {
             transformations=tuple(factor.name for factor in _FALCOR3D),
             num_steps=4,
             factors=_FALCOR3D,
-            files=("Falcor3D_down128", "falcor3d"),
+            files=("Falcor3D_down128", "."),
             labels="train-rec.labels",
+            stand_in="rooms-generated",
         ),
         DataSet(
             "isaac3d",
@@ -157,8 +173,51 @@ DATA_SETS: dict[str, DataSet] = {
             transformations=tuple(factor.name for factor in _ISAAC3D[1:]),
             num_steps=3,
             factors=_ISAAC3D,
-            files=("Isaac3D_down128", "isaac3d"),
+            files=("Isaac3D_down128", "."),
             labels="labels.npy",
+            stand_in="rooms-generated",
+        ),
+        DataSet(
+            "dsprites-generated",
+            "generated dSprites",
+            (1, 64, 64),
+            _DRAWN,
+            "Apache-2.0",
+            "none",
+            transformations=("scale", "orientation", "posX", "posY"),
+            num_steps=5,
+            factors=_DSPRITES,
+            generated=True,
+        ),
+        DataSet(
+            "shapes3d-generated",
+            "generated scenes in the manner of 3D Shapes",
+            (3, 64, 64),
+            _DRAWN,
+            "Apache-2.0",
+            "none",
+            transformations=("floor_hue", "wall_hue", "object_hue", "scale"),
+            num_steps=7,
+            factors=_SHAPES3D,
+            generated=True,
+        ),
+        DataSet(
+            "rooms-generated",
+            "generated rooms",
+            (3, 128, 128),
+            _DRAWN,
+            "Apache-2.0",
+            "none",
+            transformations=(
+                *("robot_x-move", "lighting_intensity", "lighting_x-dir"),
+                *("lighting_y-dir", "camera_x-pos", "camera_y-pos"),
+            ),
+            num_steps=4,
+            factors=_ROOMS,
+            generated=True,
         ),
     )
 }
+
+STILL_IMAGES = tuple(name for name, data_set in DATA_SETS.items() if not data_set.factors)
+GRIDS = tuple(name for name, data_set in DATA_SETS.items() if data_set.factors)
