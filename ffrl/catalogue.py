@@ -51,7 +51,7 @@ class DataSet:
 _DSPRITES = (
     Factor("shape", 3, "square, ellipse, heart"),
     Factor("scale", 6, "0.5 to 1"),
-    Factor("orientation", 40, "0° to 360°, the last is the first"),
+    Factor("orientation", 40, "0° to 360°, the last is the first", closed=True),
     Factor("posX", 32, "left to right"),
     Factor("posY", 32, "top to bottom"),
 )

@@ -15,13 +15,15 @@ class Factor:
         ArgumentError: an empty name, or a size below 1.
 
     >>> Factor("scale", 6, "0.5 to 1")
-    Factor(name='scale', size=6, meaning='0.5 to 1')
+    Factor(name='scale', size=6, meaning='0.5 to 1', closed=False)
     """
 
     name: str
     size: int
     meaning: str = ""
     """What the values 0 to size-1 stand for, in a few words."""
+    closed: bool = False
+    """Whether the last value is the first again, as after a whole turn."""
 
     def __post_init__(self) -> None:
         check_types(self, "factor.")

@@ -131,7 +131,7 @@ def _grid(path: Path, classes: np.ndarray, count: int) -> FactorGrid:
     whole = bool((values >= 0).all()) and math.prod(sizes.tolist()) == count > 0
     if whole:
         sized = [
-            dataclasses.replace(factor, size=int(size)) if factor.size != size else factor
+            dataclasses.replace(factor, size=int(size), closed=False) if factor.size != size else factor
             for factor, size in zip(factors, sizes, strict=True)
         ]
         grid = FactorGrid(sized)
