@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ffrl.config import EvaluationConfig
-from ffrl.data import TransformedImages
+from ffrl.data import SequenceData
 from ffrl.losses import log_p_sequence, log_q_sequence
 from ffrl.metrics import (
     copy_baseline,
@@ -94,7 +94,7 @@ def sequence_likelihoods(
     }
 
 
-def evaluate_model(model: SequenceVAE, data: TransformedImages, config: EvaluationConfig) -> dict[str, Any]:
+def evaluate_model(model: SequenceVAE, data: SequenceData, config: EvaluationConfig) -> dict[str, Any]:
     """Evaluate every transformation on its own: mean and standard error over images, never a running mean over k.
 
     Returns:

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ffrl.catalogue import STILL_IMAGES
 from ffrl.checks import require, require_integer
 from ffrl.command_line import percentage, run_command
-from ffrl.config import DATA_NAMES, DataName
+from ffrl.config import DataName
+from ffrl.errors import ArgumentError
 from ffrl.run_folder import check_writable, write_json
 from ffrl.traverse import print_compositions
 
@@ -50,19 +52,22 @@ class GeneralisationCommand:
     def __post_init__(self) -> None:
         for name in ("factor", "num_images", "batch_size"):
             require_integer(name, getattr(self, name), 1)
-        allowed = tuple(name for name in DATA_NAMES if name != "auto")
+        allowed = STILL_IMAGES
         for i, name in enumerate(self.other_data or ()):
             require(name in allowed, f"other_data[{i}]", name, f"one of {allowed}")
 
 
 def score(command: GeneralisationCommand, trained: TrainedRun) -> dict[str, Any]:
     """Every number of the command: {"composition", "commutator", "extrapolation", "images": {name: errors}, ...}."""
-    from ffrl.data import TransformedImages, load_images, split_classes
+    from ffrl.data import ImageSet, TransformedImages, load_images, split_classes
     from ffrl.generalisation_errors import commutator_errors, equivariance_errors, extrapolation_errors
     from ffrl.traversals import composition_errors
 
     sizes: Any = {"num_images": command.num_images, "batch_size": command.batch_size}
     model, config, own = trained.model, trained.config, trained.images
+
+    if not isinstance(own, ImageSet):
+        raise ArgumentError("run", repr(str(command.run)), f"a run on still images; {own.name} is a grid of factors")
 
     def sequences(images: Any) -> TransformedImages:
         return TransformedImages(images.images, config.sequence, trained.data.device)

@@ -67,11 +67,12 @@ class TablesCommand:
 
 def table_cells(command: TablesCommand) -> list[Cell]:
     """All cells of the table, row by row."""
-    from ffrl.data import load_images, resolve_name
+    from ffrl.data import load_sequences, resolve_name
 
-    base, data = preset_config(command.preset), resolve_name(command.data, command.data_dir)
-    for split in ("train", "test"):
-        load_images(data, split, command.data_dir)  # one error here rather than one in every cell
+    data = resolve_name(command.data, command.data_dir)
+    base = preset_config(command.preset, data)
+    for split in ("train", "test"):  # one error here rather than one in every cell
+        load_sequences(base, split, data_dir=command.data_dir)
     common: dict[str, Any] = {
         "data": data,
         "data_dir": command.data_dir,

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ffrl.config import TrainConfig
-from ffrl.data import TransformedImages, load_images
-from ffrl.data.registry import ImageSet
+from ffrl.data import FactorSequences, GridPart, ImageSet, SequenceData, load_sequences
 from ffrl.matching import match_potentials
 from ffrl.models import SequenceVAE
+from ffrl.split_file import check_split
 from ffrl.trainer import load_model
 
 
@@ -19,8 +19,8 @@ class TrainedRun(NamedTuple):
     model: SequenceVAE  # in evaluation mode, its potentials in the order of the transformations
     config: TrainConfig
     iteration: int
-    images: ImageSet  # the official test set
-    data: TransformedImages  # its sequences, on the device of the model
+    images: ImageSet | GridPart  # the official test set, or the test part of a grid
+    data: SequenceData  # its sequences, on the device of the model
     matching: dict[str, Any] | None  # see match_potentials
 
 
@@ -36,12 +36,13 @@ def load_trained_run(
     all by default.
 
     Raises:
-        ArgumentError, CheckpointError: as ``load_model``.
-        DataError: as ``load_images``.
+        ArgumentError, CheckpointError: as ``load_model``; or the data are another grid than that of the run.
+        DataError: as ``load_sequences``.
     """
     model, config, iteration = load_model(run, device=device, backend=backend)
-    images = load_images(config.data, "test", data_dir or config.data_dir)
-    data = TransformedImages(images.images, config.sequence, next(model.parameters()).device)
+    images, data = load_sequences(config, "test", next(model.parameters()).device, data_dir)
+    if isinstance(data, FactorSequences):
+        check_split(run, data.split)
     how = config.supervision
     own_names = how.mode == "weak" and how.index_loss == "prior"
     matching = match_potentials(model, data, reorder=own_names, num_images=match_images or len(data))

@@ -44,6 +44,7 @@ LAYERS = (
         "objective",
         "run_folder",
         "signals",
+        "split_file",
         "training_step",
         "progress",
         "trainer",

@@ -46,7 +46,8 @@ class FactorSequences:
     ) -> None:
         if images.grid != split.grid:
             raise ArgumentError("images.grid", images.grid, f"that of the split, {split.grid}")
-        self.factor_images, self.split, self.part = images, split, part
+        self.factor_images, self.split = images, split
+        self.part: Part = part
         self.config = FactorSteps(split.transformations, split.num_steps)
         self.device = torch.device(device)
         self._starts = [split.starts(part, [k]) for k in range(self.num_transformations)]
@@ -93,7 +94,7 @@ class FactorSequences:
     def training_batch(
         self, seed: int, iteration: int, batch_size: int, mixed: bool, *, rank: int = 0, num_ranks: int = 1
     ) -> SequenceBatch:
-        """The training batch of an iteration, as ``TransformedImages.training_batch``: a pure function of the arguments.
+        """The training batch of an iteration, as ``TransformedImages.training_batch``: a function of the arguments.
 
         Draw 0 of the stream of (seed, iteration) belongs to k, draw 1 + row to the sequence of each row, uniform over
         all sequences of its k.

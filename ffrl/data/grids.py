@@ -1,4 +1,4 @@
-"""The grids of factors by name: found on disk, or drawn. A further one is a loader, a line here and in the catalogue."""
+"""Grids of factors by name, found on disk or drawn. A further one is a loader, a line here and a catalogue entry."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class RecordFile:
         """
         numbers = checked_indices(indices, self.count)
         records = np.empty((len(numbers), self.record_bytes), dtype=np.uint8)
-        rows = memoryview(records.reshape(-1))
+        rows = records.reshape(-1).data
         size = self.record_bytes
         try:
             for row, number in enumerate(numbers):

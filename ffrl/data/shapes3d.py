@@ -49,16 +49,17 @@ def load_shapes3d(path: Path, cache: Path, data_set: DataSet = DATA_SETS["shapes
             labels = _member(file, path, "labels", (len(grid), len(grid.factors)), np.dtype(np.float64))
             _check_labels(path, grid, labels[()])
             offset, chunks = images.id.get_offset(), images.chunks
-            plain = chunks is None and offset is not None and not images.is_virtual and images.external is None
+            plain = chunks is None and not images.is_virtual and images.external is None
     except (OSError, RuntimeError, ValueError) as error:
         raise DataError(f"{path}: truncated or corrupt ({error})") from error
-    if plain:
+    if plain and offset is not None:
         return FileImages(grid, RecordFile(path, len(grid), shape[1:], offset), source, channels_last=True)
 
     def read(first: int, last: int) -> np.ndarray:
         try:
             with h5py.File(path, "r") as file:
-                return file["images"][first:last]
+                images: Any = file["images"]
+                return images[first:last]
         except (OSError, RuntimeError, ValueError) as error:
             raise DataError(f"{path}: images {first} to {last - 1} are corrupt ({error})") from error
 

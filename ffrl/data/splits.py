@@ -16,9 +16,9 @@ value of a factor is the first again, it is set to 0 as well: the images are the
 one cell; cells are dealt out whole. It follows, for every k, that a combination of the other factors is in one part
 only, and that an image is too.
 
-Cells differ in size: where all moving factors but one have T+1 values, there are few, and the largest holds most images.
-Where each has T+1 values and none stays, there is one, which cannot be divided: that is an error, and a smaller T or
-fewer transformations help.
+Cells differ in size: where most moving factors have T+1 values, there are few, and the largest holds most images. Where
+all have and none stays, there is one, which cannot be divided: that is an error, and a smaller T or fewer
+transformations help.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ from ffrl.errors import ArgumentError
 Part = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = get_args(Part)
 _CELL_ORDER, _START_ORDER = 0, 1
+# Of a part that one cell may make up. A part of many cells has sequences of all transformations in proportion.
+_LARGEST = (0.25, 0.5, 1.0)
 
 
 class FactorSplit:
@@ -65,22 +67,27 @@ class FactorSplit:
                 raise ArgumentError("num_steps", num_steps, f"below {grid.sizes[j]}, the values of {grid.names[j]}")
         cell = self.cell_of(torch.arange(len(grid))).numpy()
         cells, images = np.unique(cell, return_inverse=True)
-        self.cells = dict(zip(PARTS, self._deal(cells, np.bincount(images)), strict=True))
-        part_of_cell = np.zeros(len(cells), dtype=np.uint8)
-        for number, part in enumerate(PARTS):
-            part_of_cell[np.searchsorted(cells, self.cells[part])] = number
-        self._part = part_of_cell[images]  # (N,)
-        self._starts: dict[tuple[Part, tuple[int, ...]], Tensor] = {}
-        for part in PARTS:
-            for k, name in enumerate(self.transformations):
-                if (part != "validation" or config.validation) and not len(self.starts(part, (k,))):
-                    raise ArgumentError(
-                        f"split.{part}" if part != "train" else "split.test",
-                        config.validation if part == "validation" else config.test,
-                        f"a share that leaves the part {part!r} sequences of {name}: the {len(grid):,} images fall into "
-                        f"{len(cells):,} cells, the largest of {np.bincount(images).max():,}, that cannot be divided; "
-                        "fewer transformations or steps make more of them",
-                    )
+        counts = np.bincount(images)
+        for fraction in _LARGEST:
+            self.cells = dict(zip(PARTS, self._deal(cells, counts, fraction), strict=True))
+            part_of_cell = np.zeros(len(cells), dtype=np.uint8)
+            for number, part in enumerate(PARTS):
+                part_of_cell[np.searchsorted(cells, self.cells[part])] = number
+            self._part = part_of_cell[images]  # (N,)
+            self._starts: dict[tuple[Part, tuple[int, ...]], Tensor] = {}
+            lacking = self._lacking()
+            if lacking is None:
+                return
+        assert lacking is not None
+        part, name = lacking
+        share = "validation" if part == "validation" else "test"
+        raise ArgumentError(
+            f"split.{share}",
+            getattr(config, share),
+            f"a share that leaves the part {part!r} sequences of {name}: the {len(grid):,} images fall into "
+            f"{len(cells):,} cells, the largest of {counts.max():,}, that cannot be divided; fewer transformations or "
+            "steps make more of them",
+        )
 
     def cell_of(self, indices: Tensor) -> Tensor:
         """The cell of each image, named by the number of its image with the least factors, (...) int64."""
@@ -147,15 +154,27 @@ class FactorSplit:
     def _columns(self) -> zip[tuple[Any, int]]:
         return zip(self.grid.factors, self.grid.bases, strict=True)
 
-    def _deal(self, cells: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Cells of the parts, ascending: in an order of the seed, each to the first part in which it finds room."""
+    def _lacking(self) -> tuple[Part, str] | None:
+        """A part without sequences of a transformation, and its name."""
+        for part in PARTS:
+            if part == "validation" and not self.config.validation:
+                continue
+            for k, name in enumerate(self.transformations):
+                if not len(self.starts(part, [k])):
+                    return part, name
+        return None
+
+    def _deal(self, cells: np.ndarray, counts: np.ndarray, largest: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Cells of the parts, ascending: in an order of the seed, each to the first part in which it finds room and of
+        which it is not more than the share ``largest``; else to training."""
         order = np.argsort(uniform_keys(stream_key(self.config.seed, _CELL_ORDER), cells), kind="stable")
         room = [int(share * len(self.grid)) for share in (self.config.test, self.config.validation)]
+        most = [largest * size for size in room]
         chosen: list[list[int]] = [[], []]
         left = []
         for place in order.tolist():
             for part in (0, 1):
-                if counts[place] <= room[part]:
+                if counts[place] <= min(room[part], most[part]):
                     room[part] -= int(counts[place])
                     chosen[part].append(place)
                     break
