@@ -39,8 +39,9 @@ def inventory(data_dir: Path | None = None) -> list[Holding]:
 def describe(holding: Holding) -> str:
     """A few lines on a data set."""
     data_set, (channels, height, width) = holding.data_set, holding.data_set.image_shape
+    mark = ", generated" if data_set.generated and "generated" not in data_set.title else ""
     lines = [
-        f"{data_set.name}: {data_set.title}{', generated' if data_set.generated else ''}, {channels}x{height}x{width}",
+        f"{data_set.name}: {data_set.title}{mark}, {channels}x{height}x{width}",
         f"{'found' if holding.usable else 'missing'}: {holding.where}",
         f"from: {data_set.origin}",
         f"licence: {data_set.licence}; files: {data_set.size}",
@@ -62,7 +63,9 @@ def _holding(data_set: DataSet, data_dir: Path | None) -> Holding:
     if data_set.generated or data_set.name == "digits":
         return Holding(data_set, True, "needs no files")
     try:
-        return Holding(data_set, True, str(find_grid(data_set, data_dir)))
+        found = find_grid(data_set, data_dir)
+        coarser = found.name in data_set.files[1:] and not data_set.labels
+        return Holding(data_set, True, f"{found}{f', a coarser grid than {data_set.files[0]}' if coarser else ''}")
     except DataError as error:
         return Holding(data_set, False, str(error))
 
