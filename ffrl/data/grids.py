@@ -61,7 +61,7 @@ def find_grid(data_set: DataSet, data_dir: Path | None = None) -> Path:
         DataUnavailable: nothing was found; the message says where it comes from, and what needs no files.
         DataError: data_dir or FFRL_DATA is no folder.
     """
-    places = [folder for place in _places(data_dir) for folder in (place / data_set.name, place)]
+    places = [folder for place in search_places(data_dir) for folder in (place / data_set.name, place)]
     for file in data_set.files:
         for folder in places:
             found = folder / file
@@ -75,7 +75,8 @@ def find_grid(data_set: DataSet, data_dir: Path | None = None) -> Path:
     )
 
 
-def _places(data_dir: Path | None) -> list[Path]:
+def search_places(data_dir: Path | None = None) -> list[Path]:
+    """``data_dir`` alone, if given; else what FFRL_DATA names, and the cache; DataError where that is no folder."""
     variable = os.environ.get("FFRL_DATA")
     named = [("data_dir", data_dir)] if data_dir is not None else [("FFRL_DATA", Path(variable))] if variable else []
     for what, place in named:

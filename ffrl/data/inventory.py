@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 from ffrl.catalogue import DATA_SETS, DataSet
-from ffrl.data.download import cache_folder
-from ffrl.data.grids import find_grid
+from ffrl.data.download import DataUnavailable
+from ffrl.data.grids import find_grid, search_places
 from ffrl.data.mnist import SHA256
-from ffrl.errors import DataError
 
 # Package that a set needs -> what it is called in an error.
 _NEEDED = {"digits": ("sklearn", "scikit-learn"), "shapes3d": ("h5py", "h5py"), "falcor3d": ("PIL", "Pillow")}
@@ -31,9 +29,10 @@ def inventory(data_dir: Path | None = None) -> list[Holding]:
     """Every data set of the catalogue, looked for as training does.
 
     Raises:
-        DataError: data_dir or FFRL_DATA is no folder.
+        DataError: data_dir or FFRL_DATA is no folder, or the cache cannot be found without pooch.
     """
-    return [_holding(data_set, data_dir) for data_set in DATA_SETS.values()]
+    places = search_places(data_dir)
+    return [_holding(data_set, data_dir, places) for data_set in DATA_SETS.values()]
 
 
 def describe(holding: Holding) -> str:
@@ -54,32 +53,25 @@ def describe(holding: Holding) -> str:
     return "\n    ".join(lines)
 
 
-def _holding(data_set: DataSet, data_dir: Path | None) -> Holding:
+def _holding(data_set: DataSet, data_dir: Path | None, places: list[Path]) -> Holding:
     package, name = _NEEDED.get(data_set.name, ("torch", "torch"))
     if importlib.util.find_spec(package) is None:
         return Holding(data_set, False, f"it needs {name}, which is not installed: pip install 'ffrl[data]'")
     if data_set.name == "mnist":
-        return _mnist(data_set, data_dir)
+        return _mnist(data_set, places, data_dir is None)
     if data_set.generated or data_set.name == "digits":
         return Holding(data_set, True, "needs no files")
     try:
         found = find_grid(data_set, data_dir)
         coarser = found.name in data_set.files[1:] and not data_set.labels
         return Holding(data_set, True, f"{found}{f', a coarser grid than {data_set.files[0]}' if coarser else ''}")
-    except DataError as error:
+    except DataUnavailable as error:
         return Holding(data_set, False, str(error))
 
 
-def _mnist(data_set: DataSet, data_dir: Path | None) -> Holding:
-    variable = os.environ.get("FFRL_DATA")
-    places = [Path(data_dir)] if data_dir is not None else [Path(variable)] if variable else []
-    try:
-        places += [cache_folder()] if data_dir is None else []
-    except DataError as error:
-        return Holding(data_set, False, str(error))
-    for place in places:
-        for folder in (place / "mnist", place):
-            if all((folder / name).is_file() for name in SHA256):
-                return Holding(data_set, True, str(folder))
-    note = "" if data_dir is not None else "; training downloads it"
+def _mnist(data_set: DataSet, places: list[Path], downloads: bool) -> Holding:
+    for folder in (folder for place in places for folder in (place / "mnist", place)):
+        if all((folder / name).is_file() for name in SHA256):
+            return Holding(data_set, True, str(folder))
+    note = "; training downloads it" if downloads else ""
     return Holding(data_set, False, f"not in {', '.join(map(str, places))}{note}")
