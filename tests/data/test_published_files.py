@@ -143,10 +143,11 @@ def test_memory_of_480000_images(tmp_path: Path) -> None:
     if path.stat().st_blocks * 512 > 1 << 30:
         pytest.skip("this file system has no files with holes")
     code = (
-        "import resource, sys\nfrom pathlib import Path\nimport h5py, torch\nfrom ffrl.config import SplitConfig\n"
+        "import sys\nfrom pathlib import Path\nimport h5py, torch\nfrom ffrl.config import SplitConfig\n"
         "from ffrl.catalogue import DATA_SETS\nfrom ffrl.data import FactorSequences\n"
         "from ffrl.data.shapes3d import load_shapes3d\nfrom ffrl.data.splits import FactorSplit\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10\nbefore = peak()\n"
+        "def peak():\n    text = Path('/proc/self/status').read_text()\n"
+        "    return int(text.partition('VmHWM:')[2].split()[0]) >> 10\nbefore = peak()\n"
         "images = load_shapes3d(Path(sys.argv[1]), Path(sys.argv[1]).parent)\n"
         "names = DATA_SETS['shapes3d'].transformations\n"
         "data = FactorSequences(images, FactorSplit(images.grid, names, 7, SplitConfig()), 'train')\n"
