@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ffrl.data.drawing import root
+
 Vector = tuple[Tensor, Tensor, Tensor]  # x, y (up), z; the three broadcast against each other
 
 
@@ -55,7 +57,7 @@ def sphere(origin: Vector, direction: Vector, radius: float) -> Hit:
     """The sphere of a radius; directions have unit length."""
     along = dot(origin, direction)
     square = along * along - (dot(origin, origin) - radius * radius)
-    near = -along - square.clamp(min=0).sqrt()
+    near = -along - root(square)
     distance = torch.where((square > 0) & (near > 0), near, math.inf)
     x, y, z = at(origin, direction, near)
     return Hit(distance, (x / radius, y / radius, z / radius))
@@ -89,6 +91,6 @@ def _tube(origin: Vector, direction: Vector, radius: float) -> tuple[Tensor, Ten
     b = x * across + z * along
     c = x * x + z * z - radius * radius
     square = b * b - a * c
-    root, inverse = square.clamp(min=0).sqrt(), 1 / a
+    half, inverse = root(square), 1 / a
     missed = square <= 0
-    return torch.where(missed, math.inf, (-b - root) * inverse), torch.where(missed, math.inf, (root - b) * inverse)
+    return torch.where(missed, math.inf, (-b - half) * inverse), torch.where(missed, math.inf, (half - b) * inverse)
