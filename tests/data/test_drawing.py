@@ -50,6 +50,19 @@ def test_an_image_depends_on_its_own_factors_alone(drawing: ModuleType, shape: t
 
 
 @each
+def test_the_number_of_threads_does_not_matter(drawing: ModuleType, shape: tuple[int, ...]) -> None:
+    factors = random_factors(drawing, 9)
+    images = drawing.draw(factors)
+    assert torch.get_num_threads() == 1
+    torch.set_num_threads(2)
+    try:
+        again = drawing.draw(factors)
+    finally:
+        torch.set_num_threads(1)
+    assert torch.equal(again, images)
+
+
+@each
 def test_every_factor_changes_the_image_at_every_step(drawing: ModuleType, shape: tuple[int, ...]) -> None:
     for base in random_factors(drawing, 4):
         for column, (name, size) in enumerate(drawing.FACTOR_SIZES.items()):
