@@ -103,8 +103,8 @@ def _object_layers(shape: int, scale: Tensor, turn: Tensor, stage: _Stage) -> tu
     small = scale[:, :, None]
     origin = (_DISTANCE * sin / small, _EYE / small, -_DISTANCE * cos / small)
     hit = _meet(shape, origin, direction)
-    covered = ~hit.distance.isinf()
-    distance = torch.where(covered, hit.distance, 0.0)
+    covered = (hit.distance < math.inf).float()
+    distance = hit.distance.clamp(max=100)
     normal = hit.normal
     sun = tuple(_unit(_LIGHT))
     facing = normal[0] * sun[0] + normal[1] * sun[1] + normal[2] * sun[2]
@@ -117,7 +117,7 @@ def _object_layers(shape: int, scale: Tensor, turn: Tensor, stage: _Stage) -> tu
     for _ in range(4):
         gloss = gloss * gloss  # to the power of 16
     gloss = 0.22 * gloss * (facing > 0)
-    return tuple(_mean_of_samples(torch.where(covered, layer, 0.0)) for layer in (covered.float(), diffuse, gloss))  # type: ignore[return-value]
+    return _mean_of_samples(covered), _mean_of_samples(diffuse * covered), _mean_of_samples(gloss * covered)
 
 
 def _mean_of_samples(values: Tensor) -> Tensor:
