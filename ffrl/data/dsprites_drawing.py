@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ffrl.data.drawing import check_factors, in_pieces
+from ffrl.data.drawing import check_factors, draw_groups
 
 SIZE = 64
 FACTOR_SIZES = {"shape": 3, "scale": 6, "orientation": 40, "posX": 32, "posY": 32}
@@ -21,7 +21,7 @@ SHAPES = ("square", "ellipse", "heart")
 
 _PARTS = 256  # of a pixel
 _ROWS = 29  # no sprite has more: the ellipse, 25.6 pixels long, is the longest
-_PIECE = 32  # images at a time
+_PIECE = 7  # images at a time
 
 
 def draw(factors: Tensor) -> Tensor:
@@ -43,11 +43,7 @@ def draw(factors: Tensor) -> Tensor:
     81
     """
     check_factors(factors, FACTOR_SIZES)
-    images = torch.empty((len(factors), 1, SIZE, SIZE), dtype=torch.uint8, device=factors.device)
-    for shape in range(len(SHAPES)):
-        rows = (factors[:, 0] == shape).nonzero()[:, 0]
-        images[rows] = in_pieces(functools.partial(_draw_one_shape, shape), factors[rows], _PIECE, (1, SIZE, SIZE))
-    return images
+    return draw_groups(_draw_one_shape, factors, factors[:, 0], [_PIECE] * len(SHAPES), (1, SIZE, SIZE))
 
 
 def _draw_one_shape(shape: int, factors: Tensor) -> Tensor:

@@ -8,6 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ffrl.data.drawing import root
+
+_NEVER = 1e9  # a distance that nothing has
 Vector = tuple[Tensor, Tensor, Tensor]  # x, y (up), z; the three broadcast against each other
 
 
@@ -15,7 +18,7 @@ class Hit(NamedTuple):
     """The first point of a ray, origin + distance · direction, that is in a solid."""
 
     distance: Tensor  # in lengths of the direction; infinite where the ray misses
-    normal: Vector  # of unit length, outward; of no meaning where the ray misses
+    normal: Vector  # of unit length, outward; finite but of no meaning where the ray misses
 
 
 def dot(left: Vector, right: Vector) -> Tensor:
@@ -45,17 +48,17 @@ def cylinder(origin: Vector, direction: Vector, radius: float, half_height: floa
     cap_near, cap_far = _slab(origin[1], direction[1], half_height)
     near, far = torch.maximum(side_near, cap_near), torch.minimum(side_far, cap_far)
     distance = torch.where((near < far) & (near > 0), near, math.inf)
-    on_side = side_near >= cap_near
+    on_side = (side_near >= cap_near).to(near.dtype)
     x, _, z = at(origin, direction, near)
-    up = torch.where(on_side, 0.0, -torch.sign(direction[1]))
-    return Hit(distance, (torch.where(on_side, x / radius, 0.0), up, torch.where(on_side, z / radius, 0.0)))
+    beside = on_side * (1 / radius)
+    return Hit(distance, (x * beside, (on_side - 1) * torch.sign(direction[1]), z * beside))
 
 
 def sphere(origin: Vector, direction: Vector, radius: float) -> Hit:
     """The sphere of a radius; directions have unit length."""
     along = dot(origin, direction)
     square = along * along - (dot(origin, origin) - radius * radius)
-    near = -along - square.clamp(min=0).sqrt()
+    near = -along - root(square)
     distance = torch.where((square > 0) & (near > 0), near, math.inf)
     x, y, z = at(origin, direction, near)
     return Hit(distance, (x / radius, y / radius, z / radius))
@@ -66,12 +69,12 @@ def capsule(origin: Vector, direction: Vector, radius: float, half_height: float
     side, _ = _tube(origin, direction, radius)
     height = origin[1] + side * direction[1]
     on_side = height.abs() < half_height
-    end = torch.where(height > 0, half_height, -half_height)
+    end = torch.sign(height) * half_height
     cap = sphere((origin[0], origin[1] - end, origin[2]), direction, radius)
     distance = torch.where(on_side & (side > 0), side, cap.distance)
-    distance = torch.where(side.isinf(), math.inf, distance)
-    x, y, z = at(origin, direction, distance)
-    up = torch.where(on_side, 0.0, (y - end) / radius)
+    distance = torch.where(side >= _NEVER, math.inf, distance)
+    x, y, z = at(origin, direction, distance.clamp(max=_NEVER))
+    up = (y - y.clamp(-half_height, half_height)) / radius
     return Hit(distance, (x / radius, up, z / radius))
 
 
@@ -83,12 +86,12 @@ def _slab(origin: Tensor, direction: Tensor, half: float) -> tuple[Tensor, Tenso
 
 
 def _tube(origin: Vector, direction: Vector, radius: float) -> tuple[Tensor, Tensor]:
-    """Distances at which a ray enters and leaves the endless upright cylinder; both infinite where it misses."""
+    """Distances at which a ray enters and leaves the endless upright cylinder; where it misses, the second is less."""
     (x, _, z), (across, _, along) = origin, direction
     a = (across * across + along * along).clamp(min=1e-12)
     b = x * across + z * along
     c = x * x + z * z - radius * radius
     square = b * b - a * c
-    root, inverse = square.clamp(min=0).sqrt(), 1 / a
-    missed = square <= 0
-    return torch.where(missed, math.inf, (-b - root) * inverse), torch.where(missed, math.inf, (root - b) * inverse)
+    half, inverse = root(square), 1 / a
+    missed = (square <= 0).to(square.dtype) * (2 * _NEVER)
+    return (-b - half) * inverse + missed, (half - b) * inverse - missed

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ffrl.data import ray_shapes
-from ffrl.data.drawing import check_factors, in_pieces, to_bytes
+from ffrl.data.drawing import check_factors, draw_groups, root, to_bytes
 from ffrl.data.ray_shapes import Hit, Vector, at, dot
 
 SIZE = 128
@@ -69,7 +69,7 @@ _CABINET_AROUND = math.hypot(0.85, 0.4) + 0.01
 
 _TANGENT, _TILT = 0.60, 0.13  # of half the field of view; radians that the camera looks down
 _SAMPLES = ((0.375, 0.125), (0.875, 0.375), (0.125, 0.625), (0.625, 0.875))  # of a pixel, no two in a row or a column
-_PIECE = 4  # images at a time
+_PIECE = 2  # images at a time
 
 _HUES = {  # red, green and blue on the screen
     "object": ((0.20, 0.16, 0.85), (0.86, 0.46, 0.10), (0.12, 0.62, 0.56), (0.88, 0.80, 0.32)),
@@ -111,11 +111,7 @@ def draw(factors: Tensor) -> Tensor:
         ArgumentError: a dtype, shape or value of ``factors`` is outside what is stated above.
     """
     check_factors(factors, FACTOR_SIZES)
-    images = torch.empty((len(factors), 3, SIZE, SIZE), dtype=torch.uint8, device=factors.device)
-    for shape in range(len(SHAPES)):
-        rows = (factors[:, 0] == shape).nonzero()[:, 0]
-        images[rows] = in_pieces(functools.partial(_draw_one_shape, shape), factors[rows], _PIECE, (3, SIZE, SIZE))
-    return images
+    return draw_groups(_draw_one_shape, factors, factors[:, 0], [_PIECE] * len(SHAPES), (3, SIZE, SIZE))
 
 
 class _Room(NamedTuple):
@@ -165,14 +161,15 @@ def _draw_one_shape(shape: int, factors: Tensor) -> Tensor:
         edge[one] |= change
         edge[other] |= change
     edges = edge.flatten().nonzero()[:, 0]
-    image, pixel = edges // pixels, edges % pixels
-    rays = [_pick(through, pixel) for through in scene.tables.rays]
-    right, up, ahead = (torch.cat(parts) for parts in zip(*rays, strict=True))
-    again, _ = _cast(scene, image.repeat(len(rays)), (right, up, ahead))
-    for values, several in zip(colours, again, strict=True):
-        first, second, third, fourth = several.view(len(rays), -1)
-        values[edges] = (first + second + third + fourth) / len(rays)
-    return to_bytes(torch.stack([values.view(-1, SIZE, SIZE) for values in colours], 1))
+    for some in edges.split(pixels // 2 * len(factors) // len(_SAMPLES)):
+        image, pixel = some // pixels, some % pixels
+        rays = [_pick(through, pixel) for through in scene.tables.rays]
+        right, up, ahead = (torch.cat(parts) for parts in zip(*rays, strict=True))
+        again, _ = _cast(scene, image.repeat(len(rays)), (right, up, ahead))
+        for values, several in zip(colours, again, strict=True):
+            first, second, third, fourth = several.view(len(rays), -1)
+            values.scatter_(0, some, (first + second + third + fourth) / len(rays))
+    return to_bytes([values.view(-1, SIZE, SIZE) for values in colours])
 
 
 _RIGHT, _LEFT = (..., slice(1, None)), (..., slice(-1))
@@ -212,7 +209,7 @@ def _cast(scene: _Scene, image: Tensor, direction: Vector) -> tuple[list[Tensor]
     place = seen.surface + image.int() * (_OBJECT + 1)
     colours = [channel.index_select(0, place) * brightness for channel in scene.colours]
     for channel in colours:
-        channel[seen.solid] += gloss
+        channel.scatter_add_(0, seen.solid, gloss)
     right, up, _ = seen.normal
     side = (right > 0.5).int() + 2 * (right < -0.5).int() + 3 * (up > 0.5).int()
     return colours, (seen.surface * 6 + side) * 2 + shaded.int()
@@ -234,11 +231,11 @@ def _see_room(own: _Room, direction: Vector) -> _Points:
     surface = surface + (y < 0.1).int() * (_NUMBER["skirting"] - _WALL)
 
     # The floor and the painting are looked at where they are alone.
+    surface = torch.where(on_y, _NUMBER["ceiling"], surface)
     below = (on_y & (up < 0)).nonzero()[:, 0]
-    surface[on_y] = _NUMBER["ceiling"]
-    surface[below] = _floor_at(x[below], z[below])
-    ahead = (on_z & (y > 1.3) & (y < 2.2)).nonzero()[:, 0]
-    surface[ahead] = _back_wall_at(x[ahead], y[ahead])
+    surface.scatter_(0, below, _floor_at(x.index_select(0, below), z.index_select(0, below)))
+    behind = (on_z & (y > 1.3) & (y < 2.2)).nonzero()[:, 0]
+    surface.scatter_(0, behind, _back_wall_at(x.index_select(0, behind), y.index_select(0, behind)))
     return _Points((x, y, z), normal, surface, below)
 
 
@@ -268,13 +265,14 @@ def _see_solids(own: _Room, direction: Vector, seen: _Points) -> _Points:
         origin, way = _pick(own.camera, near), _pick(direction, near)
         for hit, number in solids(_pick(own.stand, near), origin, way):
             nearer = (hit.distance < distance.index_select(0, near)).nonzero()[:, 0]
-            rays = near[nearer]
-            along = hit.distance[nearer]
-            distance[rays] = along
-            surface[rays] = number
-            for axis in range(3):
-                normal[axis][rays] = hit.normal[axis].expand_as(hit.distance)[nearer]
-                point[axis][rays] = origin[axis][nearer] + along * way[axis][nearer]
+            rays, along = near.index_select(0, nearer), hit.distance.index_select(0, nearer)
+            distance.scatter_(0, rays, along)
+            surface.index_fill_(0, rays, number)
+            start, course = _pick(origin, nearer), _pick(way, nearer)
+            facing = _pick(hit.normal, nearer)
+            for axis, reached in enumerate(at(start, course, along)):
+                normal[axis].scatter_(0, rays, facing[axis])
+                point[axis].scatter_(0, rays, reached)
     solid = (~distance.isinf()).nonzero()[:, 0]
     return _Points((point[0], point[1], point[2]), (normal[0], normal[1], normal[2]), surface, solid)
 
@@ -348,7 +346,7 @@ def _light_up(own: _Room, direction: Vector, seen: _Points) -> tuple[Tensor, Ten
     normal = seen.normal
     way = (own.light[0] - x, own.light[1] - y, own.light[2] - z)
     square = dot(way, way)
-    inverse = 1 / square.sqrt()
+    inverse = square.rsqrt()
     to_light = (way[0] * inverse, way[1] * inverse, way[2] * inverse)
     facing = dot(normal, to_light).clamp(min=0)
     direct = facing * (own.intensity * 1.9) / (0.75 + 0.32 * square)
@@ -356,9 +354,11 @@ def _light_up(own: _Room, direction: Vector, seen: _Points) -> tuple[Tensor, Ten
     lifted = at(seen.point, normal, torch.full_like(x, 1e-3))
     shaded = torch.zeros_like(seen.surface, dtype=torch.bool)
     for near, solids in _near_solids(own, lifted, to_light):
-        near = near[facing.index_select(0, near) > 0]
+        near = near.index_select(0, (facing.index_select(0, near) > 0).nonzero()[:, 0])
+        end = root(square.index_select(0, near))
         for hit, _ in solids(_pick(own.stand, near), _pick(lifted, near), _pick(to_light, near)):
-            shaded[near[hit.distance * inverse.index_select(0, near) < 1]] = True
+            blocked = (hit.distance < end).nonzero()[:, 0]
+            shaded.index_fill_(0, near.index_select(0, blocked), True)
     direct = direct * ~shaded
 
     # Corners of the room see less of it, and what faces up sees the bright ceiling. Reflections of the light fill the
@@ -372,8 +372,8 @@ def _light_up(own: _Room, direction: Vector, seen: _Points) -> tuple[Tensor, Ten
     mirrored = (dot(ray, light) - 2 * dot(ray, across) * dot(across, light)).clamp(0, 1)
     for _ in range(5):
         mirrored = mirrored * mirrored  # to the power of 32
-    share = torch.where(seen.surface[solid] == _NUMBER["cabinet"], 0.03, 0.3)
-    gloss = mirrored * share * own.intensity[solid] * (direct[solid] > 0)
+    share = torch.where(seen.surface.index_select(0, solid) == _NUMBER["cabinet"], 0.03, 0.3)
+    gloss = mirrored * share * own.intensity.index_select(0, solid) * (direct.index_select(0, solid) > 0)
     return ambient + direct, gloss, shaded
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ffrl.data import ray_shapes
-from ffrl.data.drawing import check_factors, in_pieces, to_bytes
+from ffrl.data.drawing import check_factors, draw_groups, to_bytes
 from ffrl.data.ray_shapes import Hit, Vector, dot
 
 SIZE = 64
@@ -36,7 +36,7 @@ _LIGHT = (-0.51, 0.74, -0.44)  # towards the light, before it is brought to unit
 _SUN, _SKY = 0.72, 0.34
 _ROOM_SAMPLES = tuple(((i + 0.5) / 4, (j + 0.5) / 4) for j in range(4) for i in range(4))  # of a pixel, right and down
 _OBJECT_SAMPLES = ((0.375, 0.125), (0.875, 0.375), (0.125, 0.625), (0.625, 0.875))  # no two in a row or a column
-_PIECE = 12  # images at a time
+_PIECE = 4  # images at a time
 
 # Around the object at scale 1: the share of the light and of the sky that the floor sees, sampled on a square.
 _REACH, _SAMPLES = 3.2, 96  # half a side, samples a side
@@ -61,32 +61,32 @@ def draw(factors: Tensor) -> Tensor:
         ArgumentError: a dtype, shape or value of ``factors`` is outside what is stated above.
     """
     check_factors(factors, FACTOR_SIZES)
-    images = torch.empty((len(factors), 3, SIZE, SIZE), dtype=torch.uint8, device=factors.device)
-    for shape in range(len(SHAPES)):
-        rows = (factors[:, 4] == shape).nonzero()[:, 0]
-        images[rows] = in_pieces(functools.partial(_draw_one_shape, shape), factors[rows], _PIECE, (3, SIZE, SIZE))
-    return images
+    return draw_groups(_draw_one_shape, factors, factors[:, 4], [_PIECE] * len(SHAPES), (3, SIZE, SIZE))
 
 
 def _draw_one_shape(shape: int, factors: Tensor) -> Tensor:
     """Pictures of one shape, (N, 6) -> (N, 3, 64, 64)."""
     stage, shades = _stage(str(factors.device)), _shades(shape, str(factors.device))
-    floor_colour, wall_colour, object_colour = (stage.colours[factors[:, j]] for j in range(3))  # (N, 3) each
-    scale = stage.scales[factors[:, 3], None]  # (N, 1)
+    colours = [stage.colours.index_select(0, factors[:, j]) for j in range(3)]  # (N, 3) of floor, walls, object
+    scale = stage.scales.index_select(0, factors[:, 3])[:, None]  # (N, 1)
     orientation = factors[:, 5]
 
-    light, sky = _look_up(shades, stage.floor_points[orientation] / scale[:, :, None])  # (N, Q) each
-    floor = stage.floor[orientation] * (_SUN * stage.sun_on_floor * light + _SKY * sky)
-    picture = wall_colour[:, :, None] * stage.wall[orientation][:, None]  # (N, 3, 4096)
-    picture[:, :, -floor.shape[1] :] += floor_colour[:, :, None] * floor[:, None]
-    picture = picture.view(-1, 3, SIZE, SIZE)
-
-    cover, diffuse, gloss = _object_layers(shape, scale, stage.turns[orientation], stage)
-    height, width = ROWS[1] - ROWS[0], COLUMNS[1] - COLUMNS[0]
-    solid = object_colour[:, :, None] * diffuse[:, None] + gloss[:, None]  # (N, 3, P)
-    window = picture[:, :, ROWS[0] : ROWS[1], COLUMNS[0] : COLUMNS[1]]
-    window.mul_(1 - cover.view(-1, 1, height, width)).add_(solid.view(-1, 3, height, width))
-    return to_bytes(picture)
+    light, sky = _look_up(shades, stage.floor_points.index_select(0, orientation) / scale[:, :, None])  # (N, Q) each
+    floor = stage.floor.index_select(0, orientation) * (_SUN * stage.sun_on_floor * light + _SKY * sky)
+    wall = stage.wall.index_select(0, orientation)  # (N, 4096)
+    cover, diffuse, gloss = _object_layers(shape, scale, stage.turns.index_select(0, orientation), stage)
+    window = (-1, ROWS[1] - ROWS[0], COLUMNS[1] - COLUMNS[0])
+    bare = (1 - cover).view(window)
+    channels = []
+    for channel in range(3):
+        floor_colour, wall_colour, object_colour = (colour[:, channel, None] for colour in colours)  # (N, 1)
+        picture = wall_colour * wall
+        picture[:, -floor.shape[1] :] += floor_colour * floor
+        picture = picture.view(-1, SIZE, SIZE)
+        solid = (object_colour * diffuse + gloss).view(window)
+        picture[:, ROWS[0] : ROWS[1], COLUMNS[0] : COLUMNS[1]].mul_(bare).add_(solid)
+        channels.append(picture)
+    return to_bytes(channels)
 
 
 def _object_layers(shape: int, scale: Tensor, turn: Tensor, stage: _Stage) -> tuple[Tensor, Tensor, Tensor]:
@@ -103,8 +103,8 @@ def _object_layers(shape: int, scale: Tensor, turn: Tensor, stage: _Stage) -> tu
     small = scale[:, :, None]
     origin = (_DISTANCE * sin / small, _EYE / small, -_DISTANCE * cos / small)
     hit = _meet(shape, origin, direction)
-    covered = ~hit.distance.isinf()
-    distance = torch.where(covered, hit.distance, 0.0)
+    covered = (hit.distance < math.inf).float()
+    distance = hit.distance.clamp(max=100)
     normal = hit.normal
     sun = tuple(_unit(_LIGHT))
     facing = normal[0] * sun[0] + normal[1] * sun[1] + normal[2] * sun[2]
@@ -117,7 +117,7 @@ def _object_layers(shape: int, scale: Tensor, turn: Tensor, stage: _Stage) -> tu
     for _ in range(4):
         gloss = gloss * gloss  # to the power of 16
     gloss = 0.22 * gloss * (facing > 0)
-    return tuple(_mean_of_samples(torch.where(covered, layer, 0.0)) for layer in (covered.float(), diffuse, gloss))  # type: ignore[return-value]
+    return _mean_of_samples(covered), _mean_of_samples(diffuse * covered), _mean_of_samples(gloss * covered)
 
 
 def _mean_of_samples(values: Tensor) -> Tensor:
@@ -269,9 +269,9 @@ def _spiral(count: int) -> tuple[Tensor, Tensor]:
 def _look_up(table: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     """Both shares at floor points (N, 2, P), between the samples bilinearly, (N, P) each."""
     place = ((points + _REACH) * ((_SAMPLES - 1) / (2 * _REACH))).clamp(0, _SAMPLES - 1.001)
-    corner = place.floor()
+    corner = place.int()
     right, down = (place - corner).unbind(1)  # (N, P)
-    column, row = corner.int().unbind(1)
+    column, row = corner.unbind(1)
     first = (row * _SAMPLES + column).flatten()
     found = []
     for shares in table:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ffrl.data import dsprites_drawing, rooms_drawing, shapes3d_drawing
-from ffrl.data.drawing import check_factors, in_pieces, to_bytes
+from ffrl.data.drawing import check_factors, draw_groups, root, to_bytes
 from ffrl.errors import ArgumentError
 
 DRAWINGS = {
@@ -47,6 +47,19 @@ def test_an_image_depends_on_its_own_factors_alone(drawing: ModuleType, shape: t
     assert torch.equal(torch.cat([drawing.draw(row[None]) for row in factors]), images)
     assert torch.equal(drawing.draw(factors[::2]), images[::2])  # not contiguous
     assert torch.equal(drawing.draw(factors[3].repeat(40, 1)), images[3].expand(40, *shape))
+
+
+@each
+def test_the_number_of_threads_does_not_matter(drawing: ModuleType, shape: tuple[int, ...]) -> None:
+    factors = random_factors(drawing, 9)
+    images = drawing.draw(factors)
+    assert torch.get_num_threads() == 1
+    torch.set_num_threads(2)
+    try:
+        again = drawing.draw(factors)
+    finally:
+        torch.set_num_threads(1)
+    assert torch.equal(again, images)
 
 
 @each
@@ -92,21 +105,30 @@ def test_the_first_value_out_of_range_is_named() -> None:
     assert check_factors(factors[:1], {"a": 2, "b": 3}).tolist() == [[0, 1]]
 
 
-def test_pieces_are_in_order() -> None:
-    sizes = []
+def test_groups_are_drawn_in_pieces_and_put_in_order() -> None:
+    calls = []
 
-    def draw(rows: Tensor) -> Tensor:
-        sizes.append(len(rows))
-        return rows.to(torch.uint8)
+    def draw(group: int, rows: Tensor) -> Tensor:
+        calls.append((group, len(rows)))
+        return rows.to(torch.uint8)[:, :, None] + 100 * group
 
     factors = torch.arange(14).view(7, 2)
-    assert in_pieces(draw, factors, 3, (2,)).tolist() == factors.tolist()
-    assert sizes == [3, 3, 1]
+    groups = torch.tensor([0, 2, 0, 0, 2, 0, 0])
+    images = draw_groups(draw, factors, groups, [3, 1, 1], (2, 1))
+    assert images.dtype == torch.uint8
+    assert images[:, :, 0].tolist() == (factors + 100 * groups[:, None]).tolist()
+    assert calls == [(0, 3), (0, 2), (2, 1), (2, 1)]
+
+
+def test_roots() -> None:
+    values = torch.cat((torch.zeros(1), torch.logspace(-20, 20, 1000, base=2)))
+    assert (root(values) / values.sqrt() - 1)[1:].abs().max() < 3e-7 and 0 < root(values)[0] < 1e-14
 
 
 def test_bytes_are_roots_of_the_light() -> None:
-    light = torch.tensor([-0.5, 0.0, 1e-6, 0.25, 0.5, 1.0, 7.0])
-    assert to_bytes(light).tolist() == [0, 0, 0, 128, 180, 255, 255]
+    light = torch.tensor([[-0.5, 0.0, 1e-6, 0.25, 0.5, 1.0, 7.0]])
+    found = to_bytes([light, light * 0])
+    assert found.tolist() == [[[0, 0, 0, 128, 180, 255, 255], [0] * 7]] and found.dtype == torch.uint8
 
 
 @pytest.mark.gpu
