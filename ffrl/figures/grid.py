@@ -18,6 +18,7 @@ from ffrl.metrics import frame_errors
 SCALE = 3
 SEPARATOR = 2
 LEFT, RIGHT, MARGIN = 62, 84, 16
+TEXT_WIDTH = 900
 LINE = 15
 ERROR_LINE = 13
 BLOCK_GAP = 10
@@ -85,7 +86,9 @@ def grid(title: str, notes: Sequence[str], blocks: Sequence[Block], footer: Sequ
         tops.append(y + LINE + caption_height(block))
         y = tops[-1] + rows + BLOCK_GAP
     right = LEFT + columns * (cell + SEPARATOR) + gap + 8
-    canvas = Canvas(right + RIGHT, y + LINE * len(footer) + MARGIN)
+    # A few large frames are narrower than the lines of text.
+    width = right + RIGHT if size <= 32 else max(right + RIGHT, TEXT_WIDTH)
+    canvas = Canvas(width, y + LINE * len(footer) + MARGIN)
     canvas.text(MARGIN, MARGIN + 10, title, 11, weight="bold")
     for i, note in enumerate(notes, start=1):
         canvas.text(MARGIN, MARGIN + 10 + LINE * i, note, 8, color=FAINT)
