@@ -22,6 +22,7 @@ OPTIONAL_PACKAGES = {
     "tensorboard": "train",
     "pooch": "data",
     "sklearn": "data",
+    "h5py": "data",
     "matplotlib": "figures",
     "PIL": "figures",
 }

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ffrl.config import TrainConfig
     from ffrl.trained_run import TrainedRun
 
-DIGIT = 0  # the test image of the picture, a 7
+EXAMPLE = 0  # the test image of the picture
 
 REMARK = (
     " Errors are E_k, summed over t, channels and pixels; copy, black and autoencoding are those of answering x_0, "
@@ -76,17 +76,16 @@ def traversal_picture(title: str, runs: Sequence[tuple[str, TrainConfig, Mapping
     """
     import torch
 
-    from ffrl.data import TransformedImages, load_images
+    from ffrl.data import load_sequences
     from ffrl.figures.strips import Strip, strips
     from ffrl.models.baselines import WithoutOperator
     from ffrl.trainer import load_model
     from ffrl.traversals import decode
 
     config = runs[0][1]
-    images = load_images(config.data, "test", config.data_dir).images[DIGIT : DIGIT + 1]
+    _, data = load_sequences(config, "test")
     names = config.sequence.transformations
-    data = TransformedImages(images, config.sequence, torch.device("cpu"))
-    truth = torch.cat([data.sequence(torch.tensor([0]), k).x for k in range(len(names))])  # (K, T+1, C, I, I)
+    truth = torch.cat([data.sequence(torch.tensor([EXAMPLE]), k).x for k in range(len(names))])  # (K, T+1, C, I, I)
     shown = []
     for label, config, result in runs:
         model, _, _ = load_model(config.out, device="cpu")
@@ -97,5 +96,5 @@ def traversal_picture(title: str, runs: Sequence[tuple[str, TrainConfig, Mapping
         with torch.no_grad():
             z = model.carry(model.code(truth[:, 0]), torch.arange(len(names)), truth.shape[1] - 1)
             shown.append(Strip(label.partition(",")[0], decode(model, z)))
-    note = f"test image {DIGIT}, seed {config.seed}; only x_0 is shown to the model"
+    note = f"test image {EXAMPLE}, seed {config.seed}; only x_0 is shown to the model"
     return strips(title, note, truth, shown, names)

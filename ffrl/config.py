@@ -7,44 +7,83 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from ffrl.baseline_config import BaselineConfig, Method, check_method
+from ffrl.catalogue import DATA_SETS, DataSet
 from ffrl.checks import check_types, require, require_integer, require_number
 
-Transformation = Literal["scale", "rotation", "hue"]
 Likelihood = Literal["gaussian", "laplace", "bernoulli"]
 LogDet = Literal["trace", "exact", "hutchinson"]
 EvaluatedLogDet = Literal["trace", "exact"]
 PDEName = Literal["hj_force", "hj", "fokker_planck", "heat", "wave"]
 PriorName = Literal["diffusion", "standard_normal", "mixture", "vamp"]
 Preset = Literal["tiny", "small", "paper"]
-DataName = Literal["auto", "mnist", "digits", "shapes"]
+DataName = Literal[
+    "auto",
+    "mnist",
+    "digits",
+    "shapes",
+    "dsprites",
+    "shapes3d",
+    "falcor3d",
+    "isaac3d",
+    "dsprites-generated",
+    "shapes3d-generated",
+    "rooms-generated",
+]
 # Of the cubic products in the GPU kernels; their operators take the place in this list.
 Precision = Literal["ieee", "tf32x3", "tf32"]
 
 
 @dataclasses.dataclass(frozen=True)
 class SequenceConfig:
-    """The image sequences: frame t shows the transformation at t/num_steps of its range, always of the original."""
+    """The image sequences. Of still images, frame t shows the transformation at t/num_steps of its range, always of the
+    original; of a grid of factors, it shows the value t of one factor, and all others stay."""
 
-    transformations: tuple[Transformation, ...] = ("scale", "rotation", "hue")
-    """One potential is learned for each."""
+    transformations: tuple[str, ...] = ("scale", "rotation", "hue")
+    """One potential is learned for each: scale, rotation, hue, or factors of the grid."""
     num_steps: int = 8
     """T, the number of transitions; a sequence has T+1 frames."""
     max_scale: float = 1.8
-    """Magnification of the last frame."""
+    """Magnification of the last frame, of still images."""
     max_rotation: float = 80.0
-    """Degrees counter-clockwise at the last frame."""
+    """Degrees counter-clockwise at the last frame, of still images."""
     max_hue: float = 160.0
-    """Degrees of hue at the last frame."""
+    """Degrees of hue at the last frame, of still images."""
 
     def __post_init__(self) -> None:
         check_types(self, "sequence.")
         names = self.transformations
-        allowed = f"a non-empty selection of {get_args(Transformation)} without repeats"
-        require(len(names) > 0 and len(set(names)) == len(names), "sequence.transformations", names, allowed)
+        known = tuple(dict.fromkeys(name for data_set in DATA_SETS.values() for name in data_set.movable))
+        allowed = f"a non-empty selection of {known} without repeats"
+        fits = len(names) > 0 and len(set(names)) == len(names) and set(names) <= set(known)
+        require(fits, "sequence.transformations", names, allowed)
         require_integer("sequence.num_steps", self.num_steps, 1)
         require_number("sequence.max_scale", self.max_scale, 0.0, above=True)
         require_number("sequence.max_rotation", self.max_rotation, -360.0)
         require_number("sequence.max_hue", self.max_hue, 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitConfig:
+    """How the images of a grid are divided; still images have a test set of their own.
+
+    No image is in two parts, whatever moves: see ``ffrl.data.splits``."""
+
+    seed: int = 0
+    """Of the draw of what is tested on."""
+    validation: float = 0.1
+    """Share of the images, at most."""
+    test: float = 0.1
+    """Share of the images, at most."""
+
+    def __post_init__(self) -> None:
+        check_types(self, "split.")
+        require_integer("split.seed", self.seed, 0)
+        require(self.seed < 2**63, "split.seed", self.seed, "an integer below 2^63")
+        for name in ("validation", "test"):
+            require_number(f"split.{name}", getattr(self, name), 0.0)
+        require(self.test > 0, "split.test", self.test, "a number > 0")
+        total = self.validation + self.test
+        require(total < 1, "split.test", self.test, f"a number below {1 - self.validation}, which leaves some to train")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +257,8 @@ class TrainConfig:
     preset: Preset = "small"
     """Sizes and budget the other defaults come from: tiny (tests), small (two CPU cores), paper."""
     data: DataName = "auto"
-    """auto: MNIST where it is found or can be downloaded, otherwise scikit-learn's digits, with a warning."""
+    """auto: MNIST where it is found or can be downloaded, otherwise scikit-learn's digits, with a warning. What there
+    is, and where: python -m ffrl.data."""
     data_dir: Path | None = None
     """Where to look for the data first; default the variable FFRL_DATA."""
     held_out_classes: tuple[int, ...] = ()
@@ -248,6 +288,7 @@ class TrainConfig:
     resume: bool = False
     """Continue the run in --out from its last checkpoint."""
     sequence: SequenceConfig = dataclasses.field(default_factory=SequenceConfig)
+    split: SplitConfig = dataclasses.field(default_factory=SplitConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     supervision: SupervisionConfig = dataclasses.field(default_factory=SupervisionConfig)
@@ -267,13 +308,33 @@ class TrainConfig:
         if self.threads is not None:
             require_integer("threads", self.threads, 1)
             require(self.threads <= 1024, "threads", self.threads, "an integer <= 1024")
-        channels, size = self.model.image_channels, self.model.image_size
-        require(channels == 3, "model.image_channels", channels, "3, the channels of the sequences")
-        require(size == 28, "model.image_size", size, f"28, the size of the images of {DATA_NAMES}")
+        self._check_data(DATA_SETS["mnist" if self.data == "auto" else self.data])
         balance = self.supervision.balance_weight
         allowed = "0, with mixed_batches False: a batch of one transformation is not balanced"
         require(self.mixed_batches or not balance, "supervision.balance_weight", balance, allowed)
         check_method(self)
+
+    def _check_data(self, data_set: DataSet) -> None:
+        """Raise ArgumentError where model or sequences do not fit the images."""
+        channels, size, _ = data_set.image_shape
+        model, sequence = self.model, self.sequence
+        of = f"of data = {self.data!r}"
+        allowed = f"{channels}, the channels of the sequences {of}"
+        require(model.image_channels == channels, "model.image_channels", model.image_channels, allowed)
+        allowed = f"{size}, the size of the images {of}"
+        require(model.image_size == size, "model.image_size", model.image_size, allowed)
+        fits = set(sequence.transformations) <= set(data_set.movable)
+        allowed = f"a selection of {data_set.movable}, those {of}"
+        require(fits, "sequence.transformations", sequence.transformations, allowed)
+        if not data_set.factors:
+            return
+        sizes = {factor.name: factor.size for factor in data_set.factors}
+        smallest = min(sequence.transformations, key=sizes.__getitem__)
+        allowed = f"an integer below {sizes[smallest]}, the values of {smallest}"
+        require(sequence.num_steps < sizes[smallest], "sequence.num_steps", sequence.num_steps, allowed)
+        require(not self.held_out_classes, "held_out_classes", self.held_out_classes, f"(): images {of} have no class")
+        allowed = f"0: split.validation divides the images {of}"
+        require(not self.validation_images, "validation_images", self.validation_images, allowed)
 
 
 @dataclasses.dataclass(frozen=True)

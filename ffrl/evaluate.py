@@ -141,6 +141,7 @@ def main(argv: list[str]) -> int:
         "traversal": trained.traversal,
         **evaluate_model(trained.model, trained.data, config),
     }
+    print(f"data: {trained.images.source}")
     print_tables(result)
     path = command.run / EVALUATION_FILE
     write_json(path, result)

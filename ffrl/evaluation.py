@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ffrl.config import EvaluationConfig
-from ffrl.data import TransformedImages
+from ffrl.data import SequenceData
 from ffrl.densities import gaussian_sample
 from ffrl.losses import log_p_sequence, log_q_sequence
 from ffrl.metrics import (
@@ -141,7 +141,7 @@ def likelihoods_of(
     return sequence_likelihoods(model, batch.x, batch.k, config, generator)
 
 
-def evaluate_model(model: Autoencoder, data: TransformedImages, config: EvaluationConfig) -> dict[str, Any]:
+def evaluate_model(model: Autoencoder, data: SequenceData, config: EvaluationConfig) -> dict[str, Any]:
     """Evaluate every transformation on its own: mean and standard error over images, never a running mean over k.
 
     Returns:

@@ -8,9 +8,11 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ffrl.catalogue import STILL_IMAGES
 from ffrl.checks import require, require_integer
 from ffrl.command_line import OnRun, percentage, run_command
-from ffrl.config import DATA_NAMES, DataName
+from ffrl.config import DataName
+from ffrl.errors import ArgumentError
 from ffrl.run_folder import check_writable, write_json
 from ffrl.traverse import print_compositions
 
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
     from ffrl.trained_run import TrainedRun
 
 GENERALISATION_FILE = "generalisation.json"
-OTHER_DATA: tuple[DataName, ...] = ("shapes", "digits")
+OTHER_DATA: tuple[DataName, ...] = ("shapes", "digits", "dsprites-generated")
+SPRITES = ("dsprites", "dsprites-generated")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +32,8 @@ class GeneralisationCommand(OnRun):
     """Score a run on compositions, longer flows, unseen classes and other images; write generalisation.json into it."""
 
     other_data: tuple[DataName, ...] | None = None
-    """Data sets that it was not trained on; default shapes and digits but the run's own."""
+    """Data sets that it was not trained on, of dSprites those in the middle, at the size of a digit; default shapes,
+    digits and dsprites-generated but the run's own."""
     classes: tuple[int, ...] | None = None
     """Classes that are scored apart from the others; default those held out of training."""
     factor: int = 2
@@ -41,29 +45,36 @@ class GeneralisationCommand(OnRun):
     def __post_init__(self) -> None:
         for name in ("factor", "num_images", "batch_size"):
             require_integer(name, getattr(self, name), 1)
-        allowed = tuple(name for name in DATA_NAMES if name != "auto")
+        allowed = (*STILL_IMAGES, *SPRITES)
         for i, name in enumerate(self.other_data or ()):
             require(name in allowed, f"other_data[{i}]", name, f"one of {allowed}")
 
 
 def score(command: GeneralisationCommand, trained: TrainedRun) -> dict[str, Any]:
     """Every number of the command: {"composition", "commutator", "extrapolation", "images": {name: errors}, ...}."""
-    from ffrl.data import TransformedImages, load_images, split_classes
+    from ffrl.data import ImageSet, TransformedImages, load_images, load_small_sprites, split_classes
     from ffrl.generalisation_errors import commutator_errors, equivariance_errors, extrapolation_errors
     from ffrl.traversals import composition_errors
 
     sizes: Any = {"num_images": command.num_images, "batch_size": command.batch_size}
     model, config, own = trained.flow_model(), trained.config, trained.images
 
-    def sequences(images: Any) -> TransformedImages:
+    if not isinstance(own, ImageSet):
+        raise ArgumentError("run", repr(str(command.run)), f"a run on still images; {own.name} is a grid of factors")
+
+    def sequences(images: ImageSet) -> TransformedImages:
         return TransformedImages(images.images, config.sequence, trained.data.device)
+
+    def other(name: DataName) -> ImageSet:
+        folder = command.data_dir or config.data_dir
+        return load_small_sprites(name, folder) if name in SPRITES else load_images(name, "test", folder)
 
     apart = config.held_out_classes if command.classes is None else command.classes
     seen, unseen = split_classes(own, apart)
     others: Sequence[DataName] = command.other_data or [name for name in OTHER_DATA if name != own.name]
     names = ("seen", "unseen") if command.classes is None else ("other classes", f"classes {apart}")
     sets = {f"{own.name}, {names[0]}": seen, f"{own.name}, {names[1]}": unseen} if apart else {own.name: seen}
-    sets |= {name: load_images(name, "test", command.data_dir or config.data_dir) for name in others}
+    sets |= {name: other(name) for name in others}
     data = sequences(seen)
     return {
         "run": str(command.run),

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ffrl.data import TransformedImages
+from ffrl.data import SequenceData
 from ffrl.errors import ArgumentError
 from ffrl.models import SequenceVAE
 from ffrl.supervision import recognized
 
 
-def confusion(model: SequenceVAE, data: TransformedImages, *, num_images: int, batch_size: int = 250) -> Tensor:
+def confusion(model: SequenceVAE, data: SequenceData, *, num_images: int, batch_size: int = 250) -> Tensor:
     """How often transformation i is recognized as potential j, (K, K) int64, over the first ``num_images`` images."""
     kinds = data.num_transformations
     counts = torch.zeros(kinds, kinds, dtype=torch.int64)
@@ -48,7 +48,7 @@ def reorder_potentials(model: SequenceVAE, order: list[int]) -> None:
 
 
 def match_potentials(
-    model: SequenceVAE, data: TransformedImages, *, reorder: bool = True, num_images: int = 1000, batch_size: int = 250
+    model: SequenceVAE, data: SequenceData, *, reorder: bool = True, num_images: int = 1000, batch_size: int = 250
 ) -> dict[str, Any] | None:
     """How well a model recognizes k; where it named its potentials itself, they are first put into the data's order.
 

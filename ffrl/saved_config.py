@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 from ffrl.baseline_config import BaselineConfig
 from ffrl.checks import require
-from ffrl.config import ComputeConfig, SupervisionConfig, TrainConfig
+from ffrl.config import ComputeConfig, SplitConfig, SupervisionConfig, TrainConfig
 from ffrl.errors import ArgumentError
 
 # Fields that may differ between a run and its continuation: none of them changes the problem. Backend, precision,
@@ -34,6 +34,7 @@ ADDED_LATER: dict[str, Any] = {
     "model.pseudo_inputs": 64,
     "loss.pde": "hj_force",
     "loss.num_probes": 1,
+    "split": dataclasses.asdict(SplitConfig()),
     "supervision": dataclasses.asdict(SupervisionConfig()),
     "baseline": dataclasses.asdict(BaselineConfig()),
     "compute": {**dataclasses.asdict(ComputeConfig()), "vae_precision": "float32"},

@@ -13,8 +13,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ffrl.catalogue import DATA_SETS
 from ffrl.cells import Cell, Settings, computed_otherwise, finished_result, run_cell
-from ffrl.checks import require_integer
+from ffrl.checks import require, require_integer
 from ffrl.command_line import run_command
 from ffrl.comparison import REMARK, comparison_numbers, traversal_picture
 from ffrl.config import DataName, Preset
@@ -25,7 +26,7 @@ from ffrl.run_folder import check_writable, write_atomic, write_json
 from ffrl.vp_config import VPConfig
 
 if TYPE_CHECKING:
-    from ffrl.data.registry import ImageSet
+    from ffrl.data import GridPart, ImageSet
 
 FAILED = 1
 TINY_VP = VPConfig(num_pairs=300, train_fraction=0.2, epochs=10, evaluate_every=10, seeds=(0,))
@@ -41,7 +42,8 @@ class TablesCommand:
     """
 
     name: TableName
-    """table1, supervision, priors, pdes, num_k, seq_len, vp or generalisation."""
+    """table1, supervision, priors, pdes, num_k, seq_len, vp or generalisation, of still images; shapes3d, falcor3d or
+    isaac3d, of these sets or of what is generated in their place."""
     seeds: int = 5
     """Runs of each row, with the seeds 0, 1, ..."""
     preset: Preset = "small"
@@ -53,7 +55,7 @@ class TablesCommand:
     workers: int = 1
     """Runs at a time, each on one CPU thread."""
     data: DataName = "auto"
-    """As in training."""
+    """As in training; auto with the name of a set is that set: what is generated in its place has to be asked for."""
     data_dir: Path | None = None
     """Where to look for the data first; default the variable FFRL_DATA."""
     backend: str = "auto"
@@ -75,11 +77,12 @@ class TablesCommand:
 
 def table_cells(command: TablesCommand) -> list[Cell]:
     """All cells of the table, row by row."""
-    from ffrl.data import load_images, resolve_name
+    from ffrl.data import load_sequences
 
-    base, data = preset_config(command.preset), resolve_name(command.data, command.data_dir)
-    load_images(data, "train", command.data_dir)  # one error here rather than one in every cell, after its training
-    check_test_images(command, load_images(data, "test", command.data_dir))
+    experiment, data = EXPERIMENTS[command.name], table_data(command)
+    base = preset_config(command.preset, data)
+    load_sequences(base, "train", data_dir=command.data_dir)  # one error here rather than one in every cell
+    check_test_images(command, load_sequences(base, "test", data_dir=command.data_dir)[0])
     common: dict[str, Any] = {
         "data": data,
         "data_dir": command.data_dir,
@@ -89,7 +92,6 @@ def table_cells(command: TablesCommand) -> list[Cell]:
         "tensorboard": False,
         "iterations": command.iterations or base.iterations,
     }
-    experiment = EXPERIMENTS[command.name]
     cells = []
     for row in experiment.rows:
         for seed in range(command.seeds):
@@ -99,7 +101,20 @@ def table_cells(command: TablesCommand) -> list[Cell]:
     return cells
 
 
-def check_test_images(command: TablesCommand, images: ImageSet) -> None:
+def table_data(command: TablesCommand) -> DataName:
+    """The data set of a table; raises ArgumentError for one that it is not of."""
+    from ffrl.data import resolve_name
+
+    own = EXPERIMENTS[command.name].data
+    if not own:
+        return resolve_name(command.data, command.data_dir)
+    if command.data == "auto":
+        return own[0]
+    require(command.data in own, "data", command.data, f"one of {own}, those of table {command.name}")
+    return command.data
+
+
+def check_test_images(command: TablesCommand, images: ImageSet | GridPart) -> None:
     """Raise ArgumentError where the test set does not have what the table's measure needs."""
     measure, count = EXPERIMENTS[command.name].measure, len(images.labels)
     pairs = settings_of(command).vp.num_pairs
@@ -136,11 +151,17 @@ def remark_on(command: TablesCommand, cells: Sequence[Cell], settings: Settings)
         "generalisation": f", {images} at most of each set.",
         "vp": f", each of {classifiers}.",
     }
-    return f"Preset {command.preset}, {config.data}, {config.iterations:,} iterations, {seeds}{of_measure[measure]}"
+    drawn = " (drawn by this project, not the published images)" if DATA_SETS[config.data].generated else ""
+    return (
+        f"Preset {command.preset}, {config.data}{drawn}, {config.iterations:,} iterations, {seeds}{of_measure[measure]}"
+    )
 
 
-def with_paper_vp(experiment: Experiment, vp: VPConfig) -> Experiment:
-    """The table with the paper's VP score, of its supervised model, for this share of the pairs, where it has one."""
+def with_comparable_paper(experiment: Experiment, data: DataName, vp: VPConfig) -> Experiment:
+    """The table with the paper's numbers that are of the same thing: none beside images that the project has drawn, and
+    the VP score, of the supervised model, for this share of the pairs, where there is one."""
+    if experiment.data and data != experiment.data[0]:
+        return experiment._replace(rows=tuple(row._replace(paper={}) for row in experiment.rows))
     if experiment.measure != "vp" or vp.train_fraction not in PAPER_VP:
         return experiment
     first, *others = experiment.rows
@@ -286,7 +307,7 @@ def main(argv: list[str]) -> int:
         for name, reason in failures.items():
             print(f"error: {name}: {reason}; see {out / 'runs' / name}.log", file=sys.stderr)
         return FAILED
-    experiment = with_paper_vp(experiment, settings.vp)
+    experiment = with_comparable_paper(experiment, cells[0].config.data, settings.vp)
     results: dict[str, list[Any]] = {row.key: [] for row in experiment.rows}
     for cell in cells:
         results[cell.row].append(finished_result(cell, settings))

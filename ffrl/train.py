@@ -16,18 +16,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ffrl.command_line import USAGE_ERROR, run_command
-from ffrl.config import PRESET_NAMES, TrainConfig
+from ffrl.config import DATA_NAMES, PRESET_NAMES, TrainConfig
 from ffrl.errors import FfrlError, OutputError
 from ffrl.presets import preset_config
 from ffrl.run_folder import load_config
 
 
 def parse_config(argv: list[str]) -> TrainConfig:
-    """The configuration of a command line: flags over the saved run (with --resume) or over the preset."""
+    """The configuration of a command line: flags over the saved run (with --resume) or over the preset of the data."""
     import tyro  # here, so that ffrl.train can be imported for its functions without the command-line extra
 
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default=TrainConfig.preset)
+    first.add_argument("--data", default=TrainConfig.data)
     first.add_argument("--out", type=Path, default=TrainConfig.out)
     first.add_argument("--resume", action="store_true")
     known, _ = first.parse_known_args(argv)
@@ -35,8 +36,10 @@ def parse_config(argv: list[str]) -> TrainConfig:
         if not known.out.is_dir():
             raise OutputError(f"out = {known.out} holds no run to resume; leave out --resume to start one")
         default = dataclasses.replace(load_config(known.out), out=known.out, resume=True)
+    elif known.preset in PRESET_NAMES and known.data in DATA_NAMES:
+        default = preset_config(known.preset, known.data)
     else:
-        default = preset_config(known.preset) if known.preset in PRESET_NAMES else TrainConfig()
+        default = TrainConfig()  # the parser tells of the name
     return tyro.cli(TrainConfig, args=argv, default=default, prog="python -m ffrl.train", description=__doc__)
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ffrl.config import TrainConfig
-from ffrl.data import TransformedImages, load_images, split_last
-from ffrl.data.registry import ImageSet
+from ffrl.data import FactorSequences, GridPart, ImageSet, SequenceData, has_validation, load_sequences
 from ffrl.errors import ArgumentError
 from ffrl.matching import match_potentials
 from ffrl.models import Autoencoder, SequenceVAE
 from ffrl.models.baselines import WithoutOperator
+from ffrl.split_file import check_split
 from ffrl.trainer import load_model
 from ffrl.traversal_search import choose_traversals
 
@@ -22,8 +22,8 @@ class TrainedRun(NamedTuple):
     model: Autoencoder  # in evaluation mode, its potentials in the order of the transformations
     config: TrainConfig
     iteration: int
-    images: ImageSet  # the official test set
-    data: TransformedImages  # its sequences, on the device of the model
+    images: ImageSet | GridPart  # the official test set, or the test part of a grid
+    data: SequenceData  # its sequences, on the device of the model
     matching: dict[str, Any] | None  # see match_potentials
     traversal: dict[str, Any] | None  # of a method without an operator, see choose_traversals
 
@@ -47,25 +47,23 @@ def load_trained_run(
     all by default.
 
     A method without a latent operator chooses its traversals on the first ``search_images`` of the run's validation
-    images, the last ``config.validation_images`` of the training set; without any it leaves codes where they are.
+    images; without any it leaves codes where they are.
 
     Raises:
-        ArgumentError, CheckpointError: as ``load_model``.
-        DataError: as ``load_images``.
+        ArgumentError, CheckpointError: as ``load_model``; or the data are another grid than that of the run.
+        DataError: as ``load_sequences``.
     """
     model, config, iteration = load_model(run, device=device, backend=backend)
-    images = load_images(config.data, "test", data_dir or config.data_dir)
-    data = TransformedImages(images.images, config.sequence, next(model.parameters()).device)
+    images, data = load_sequences(config, "test", next(model.parameters()).device, data_dir)
+    if isinstance(data, FactorSequences):
+        check_split(run, data.split)
     how = config.supervision
     own_names = how.mode == "weak" and how.index_loss == "prior"
     matching = None
     if isinstance(model, SequenceVAE):
         matching = match_potentials(model, data, reorder=own_names, num_images=match_images or len(data))
     traversal = None
-    if isinstance(model, WithoutOperator) and config.validation_images:
-        _, held_out = split_last(
-            load_images(config.data, "train", data_dir or config.data_dir), config.validation_images
-        )
-        validation = TransformedImages(held_out.images, config.sequence, data.device)
+    if isinstance(model, WithoutOperator) and has_validation(config):
+        _, validation = load_sequences(config, "validation", data.device, data_dir)
         traversal = choose_traversals(model, validation, num_images=search_images)
     return TrainedRun(model, config, iteration, images, data, matching, traversal)

@@ -26,7 +26,7 @@ from ffrl.checkpoint import (
 )
 from ffrl.checkpoint_writer import CheckpointWriter, snapshot
 from ffrl.config import TrainConfig
-from ffrl.data import ImageSet, TransformedImages, load_images, resolve_name, without_classes, without_last
+from ffrl.data import FactorSequences, load_sequences, resolve_name
 from ffrl.devices import lay_out_like_parameters, prepare_for_speed, resolve_device, training_device
 from ffrl.distributed import lost_ranks_reported, num_ranks, rank, requested_ranks, together
 from ffrl.errors import ArgumentError, CheckpointError
@@ -47,17 +47,12 @@ from ffrl.run_folder import (
 )
 from ffrl.saved_config import differences
 from ffrl.signals import stop_on_signals
+from ffrl.split_file import check_split, save_split
 from ffrl.training_step import learning_rate, take_step
 
 logger = logging.getLogger(__name__)
 
 SIGNAL_GRACE_SECONDS = 5.0  # of several processes
-
-
-def training_images(config: TrainConfig) -> ImageSet:
-    """Of the training split: without those kept for validation and without the classes held out."""
-    images = without_last(load_images(config.data, "train", config.data_dir), config.validation_images)
-    return without_classes(images, config.held_out_classes)
 
 
 def in_parallel(objective: TrainingObjective, device: torch.device) -> torch.nn.Module:
@@ -94,8 +89,7 @@ class Trainer:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self.config, self.device = config, resolve_device(config.device)
-        self.images = together(lambda: training_images(config))
-        self.data = TransformedImages(self.images.images, config.sequence, self.device)
+        self.images, self.data = together(lambda: load_sequences(config, "train", self.device))
         torch.manual_seed(config.seed)
         self.model = build_model(config).to(self.device)
         prepare_for_speed(self.model, config.compute, self.device)
@@ -139,7 +133,12 @@ class Trainer:
         if not self.config.resume:
             if rank() == 0:
                 create_run(self.config)
-        elif checkpoint_folders(self.config.out):
+                if isinstance(self.data, FactorSequences):
+                    save_split(self.config.out, self.data.split)
+            return
+        if isinstance(self.data, FactorSequences):
+            check_split(self.config.out, self.data.split)
+        if checkpoint_folders(self.config.out):
             self.restore(latest_checkpoint(self.config.out))
         else:
             logger.warning("%s holds no checkpoint: starting at iteration 0", self.config.out)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ffrl.data import TransformedImages
+from ffrl.data import SequenceData
 from ffrl.models.baselines import WithoutOperator
 
 LARGEST, STEPS = 5.0, 50  # end values -5, -4.9, ..., 5
@@ -31,12 +32,13 @@ def end_values() -> Tensor:
 
 @torch.no_grad()
 def search_traversals(
-    model: WithoutOperator, data: TransformedImages, *, num_images: int = 32, rows: int = ROWS
+    model: WithoutOperator, data: SequenceData, *, num_images: int = 32, rows: int = ROWS
 ) -> Traversals:
     """For each k the dimension d and the end value e in [-5, 5] with the least mean of
     Σ_{t=1..T} |x_t - decode(z_t)|_1, where z_t[d] = z_0[d] + (e - z_0[d]) t/T and z_0 is the code of x_0.
 
-    All D · 101 traversals of an image are decoded once and compared with the frames of every k.
+    All D · 101 traversals of an image are decoded, once for all k that begin with it (in still images all do, in grids
+    of factors every k has images of its own), and compared with the frames of these k.
 
     Args:
         model: as trained; it is left as it is.
@@ -50,21 +52,24 @@ def search_traversals(
     count, kinds, steps = min(num_images, len(data)), data.num_transformations, data.num_steps
     frames = torch.stack([data.sequence(torch.arange(count, device=device), k).x for k in range(kinds)])
     wanted = frames[:, :, 1:].flatten(3)  # (K, n, T, P)
-    z0 = model.code(frames[0, :, 0])  # (n, D): x_0 is the same under every k
-    latent_dim = z0.shape[1]
-    ends = end_values().to(z0)
-    share = torch.arange(1, steps + 1, device=device, dtype=z0.dtype) / steps
-    candidates = torch.cartesian_prod(torch.arange(latent_dim, device=device), torch.arange(len(ends), device=device))
+    starts = frames[:, :, 0]  # (K, n, C, I, I)
+    together = bool((starts == starts[0]).all())
+    share = torch.arange(1, steps + 1, device=device, dtype=frames.dtype) / steps
+    ends = end_values().to(frames)
+    candidates = torch.cartesian_prod(
+        torch.arange(model.config.latent_dim, device=device), torch.arange(len(ends), device=device)
+    )
     errors = torch.zeros(kinds, len(candidates), dtype=torch.float64, device=device)
     at_once = max(1, rows // steps)
-    for image in range(count):
-        for first in range(0, len(candidates), at_once):
+    for ks in [range(kinds)] if together else [range(k, k + 1) for k in range(kinds)]:
+        z0 = model.code(starts[ks[0]])  # (n, D)
+        for image, first in itertools.product(range(count), range(0, len(candidates), at_once)):
             dimension, end = candidates[first : first + at_once].unbind(1)
-            z = z0[image].expand(len(dimension), steps, latent_dim).clone()  # (M, T, D)
+            z = z0[image].expand(len(dimension), steps, -1).clone()  # (M, T, D)
             start = z0[image, dimension][:, None]
             z[torch.arange(len(dimension), device=device), :, dimension] = start + (ends[end][:, None] - start) * share
             decoded = torch.sigmoid(model.decode_sequence(z)).flatten(2)  # (M, T, P)
-            for k in range(kinds):
+            for k in ks:
                 distance = (decoded - wanted[k, image]).abs().sum((1, 2))
                 errors[k, first : first + at_once] += distance.double()
     model.train(was_training)
@@ -72,7 +77,7 @@ def search_traversals(
     return Traversals(candidates[best, 0], ends[candidates[best, 1]], errors.gather(1, best[:, None])[:, 0] / count)
 
 
-def choose_traversals(model: WithoutOperator, data: TransformedImages, *, num_images: int = 32) -> dict[str, Any]:
+def choose_traversals(model: WithoutOperator, data: SequenceData, *, num_images: int = 32) -> dict[str, Any]:
     """Search, and let the model's ``carry`` move as found.
 
     Returns:

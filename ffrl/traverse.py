@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ffrl.catalogue import DATA_SETS
 from ffrl.checks import require, require_integer
 from ffrl.command_line import OnRun, percentage, run_command
 from ffrl.errors import ArgumentError, OutputError
@@ -146,7 +147,7 @@ def main(argv: list[str]) -> int:
     for i, index in enumerate(chosen):
         require(index < len(data), f"indices[{i}]", index, f"a number below {len(data)}, the size of the test set")
     how = "chosen by number" if command.indices else f"drawn at random (seed {command.seed})"
-    name = {"mnist": "MNIST", "digits": "scikit-learn's digits"}.get(images.name, images.name)
+    name = images.name if images.name == "shapes" else DATA_SETS[images.name].title
     source = f"Test images of {name}, {how}; model after {iteration:,} iterations"
     composition = composition_errors(model, data, num_images=command.num_images, batch_size=command.batch_size)
     indices = torch.tensor(chosen, device=data.device)

@@ -17,6 +17,7 @@ from ffrl.config import (
     ModelConfig,
     OptimizerConfig,
     SequenceConfig,
+    SplitConfig,
     SupervisionConfig,
     TrainConfig,
 )
@@ -34,7 +35,7 @@ def changed(config: TrainConfig, **values: Any) -> TrainConfig:
     return config
 
 
-PARTS = ("sequence", "model", "loss", "supervision", "baseline", "optimizer")
+PARTS = ("sequence", "split", "model", "loss", "supervision", "baseline", "optimizer")
 
 EVERYTHING_CHANGED = TrainConfig(
     out=Path("/tmp/elsewhere"),
@@ -57,6 +58,7 @@ EVERYTHING_CHANGED = TrainConfig(
     tensorboard=False,
     resume=True,
     sequence=SequenceConfig(("hue",), num_steps=2, max_scale=2.0, max_rotation=-30.0, max_hue=340.0),
+    split=SplitConfig(3, 0.05, 0.2),
     model=ModelConfig(3, 28, 5, (4,), True, (6,), (7, 8), False, 0.5, (9, 10), "tanh", 12, "vamp", 3, 5),
     loss=LossConfig("laplace", 0.5, 0.25, 2.0, "exact", 1e-4, "wave", 3),
     supervision=SupervisionConfig("weak", "label", 0.3, 1e-4, 0.2, 0.0),

@@ -21,7 +21,7 @@ from ffrl.cells import Cell, Settings, finished_result, measure, measured_by, re
 from ffrl.checkpoint import latest_checkpoint
 from ffrl.config import SequenceConfig, TrainConfig
 from ffrl.data import load_images
-from ffrl.errors import ArgumentError, TrainingDiverged
+from ffrl.errors import ArgumentError, DataError, TrainingDiverged
 from ffrl.experiments import EXPERIMENTS, Experiment, Row, TableName, replaced
 from ffrl.figures.table_plot import table_plot
 from ffrl.run_folder import create_run, write_json
@@ -34,7 +34,8 @@ from ffrl.tables import (
     run_cells,
     settings_of,
     table_cells,
-    with_paper_vp,
+    table_data,
+    with_comparable_paper,
 )
 from ffrl.trained_run import load_trained_run
 from ffrl.trainer import Trainer
@@ -42,6 +43,7 @@ from ffrl.vp_config import VPConfig
 from ffrl.vp_score import vp_score
 from tests.training.runs import tiny_run
 
+METHODS = ("vae", "beta-vae", "factor-vae", "slow-vae", "tvae", "poflow")
 SETTINGS = Settings(20, VPConfig())
 BUDGET = "tiny-digits-4"  # of ``command``
 
@@ -105,9 +107,35 @@ def test_what_the_test_set_lacks_is_said_before_anything_is_trained(tmp_path: Pa
 
 @pytest.mark.parametrize(("share", "paper"), [(0.1, {"VP": 95.7}), (0.01, {"VP": 92.7}), (0.2, {})])
 def test_the_papers_vp_score_is_that_of_the_same_share_of_the_pairs(share: float, paper: dict[str, float]):
-    experiment = with_paper_vp(EXPERIMENTS["vp"], VPConfig(train_fraction=share))
+    experiment = with_comparable_paper(EXPERIMENTS["vp"], "mnist", VPConfig(train_fraction=share))
     assert [dict(row.paper) for row in experiment.rows] == [paper, {}]
-    assert with_paper_vp(EXPERIMENTS["pdes"], VPConfig()) is EXPERIMENTS["pdes"]
+    assert with_comparable_paper(EXPERIMENTS["pdes"], "mnist", VPConfig()) is EXPERIMENTS["pdes"]
+
+
+def test_the_tables_of_other_sets_are_of_these_or_of_what_is_drawn_in_their_place(tmp_path: Path):
+    """Nothing is drawn unless it was asked for, and the paper's numbers are not beside it."""
+    for name, drawn in (
+        ("shapes3d", "shapes3d-generated"),
+        ("falcor3d", "rooms-generated"),
+        ("isaac3d", "rooms-generated"),
+    ):
+        assert table_data(TablesCommand(name)) == table_data(TablesCommand(name, data=name)) == name
+        assert table_data(TablesCommand(name, data=drawn)) == drawn
+        with pytest.raises(ArgumentError, match=rf"^data = 'mnist' .*'{name}', '{drawn}'"):
+            table_data(TablesCommand(name, data="mnist"))
+    with pytest.raises(DataError, match="shapes3d-generated"):
+        table_cells(TablesCommand("shapes3d", data_dir=tmp_path, out=tmp_path))
+    command = TablesCommand("shapes3d", data="shapes3d-generated", preset="tiny", seeds=1, out=tmp_path)
+    cells = table_cells(command)
+    assert [cell.config.method for cell in cells] == [*METHODS, "ffrl", "ffrl"]
+    assert [cell.config.supervision.mode for cell in cells] == ["supervised"] * 7 + ["weak"]
+    assert {(cell.config.data, cell.config.validation_images) for cell in cells} == {("shapes3d-generated", 0)}
+    assert "shapes3d-generated (drawn by this project)" in remark_on(command, cells, settings_of(command))
+    experiment = EXPERIMENTS["shapes3d"]
+    published = with_comparable_paper(experiment, "shapes3d", VPConfig())
+    paper = {"floor_hue": 613, "wall_hue": 653, "object_hue": 606, "scale": 600}
+    assert [dict(row.paper) for row in published.rows] == [{}] * 6 + [paper, {}]
+    assert not any(row.paper for row in with_comparable_paper(experiment, "shapes3d-generated", VPConfig()).rows)
 
 
 def test_the_papers_errors_stand_beside_the_rows_they_are_of():

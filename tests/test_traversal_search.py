@@ -93,6 +93,27 @@ def test_the_images_of_the_search_are_the_first_ones_and_the_model_moves_as_foun
         torch.testing.assert_close(torch.sigmoid(model.decode_sequence(z))[:, :, 0], x[:, :, 0])
 
 
+class RenderedGrid(Rendered):
+    """As ``Rendered``, but each transformation begins with images of its own, that show their codes."""
+
+    def sequence(self, indices: Tensor, k: int) -> SequenceBatch:
+        dimension, end = list(TRUTH.values())[k]
+        start = (torch.tensor(CODE, dtype=torch.float64) + k + 0.1 * indices[:, None])[:, None]  # (n, 1, 4)
+        z = start.repeat(1, STEPS + 1, 1)
+        z[:, :, dimension] += (end - start[:, :, dimension]) * torch.arange(STEPS + 1) / STEPS
+        x = torch.sigmoid(pixels(z.flatten(0, 1))).unflatten(0, z.shape[:2])
+        return SequenceBatch(x, torch.full_like(indices, k))
+
+
+def test_transformations_that_begin_with_images_of_their_own_are_searched_from_these():
+    model = synthetic()
+    model.code = lambda x: torch.logit(x[:, 0, 0, :4])  # type: ignore[method-assign, assignment]
+    found = search_traversals(model, RenderedGrid(3))  # type: ignore[arg-type]
+    assert found.dimension.tolist() == [dimension for dimension, _ in TRUTH.values()]
+    assert found.end_value.tolist() == pytest.approx([end for _, end in TRUTH.values()])
+    assert found.error.tolist() == pytest.approx([0.0] * 3, abs=1e-9)
+
+
 def test_a_run_is_searched_on_its_own_validation_images_and_scored_on_the_test_set(tmp_path):
     model = dataclasses.replace(MODEL, latent_dim=3)
     config = short_run(tmp_path / "run", method="vae", validation_images=6, iterations=3, model=model)

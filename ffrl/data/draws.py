@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ffrl.errors import ArgumentError
 
 _MASK = (1 << 64) - 1
@@ -43,3 +45,15 @@ def uniform_integers(key: int, first: int, count: int, bound: int) -> list[int]:
     from 1/bound by less than 2^-64.
     """
     return [(mix64((key + i * _GAMMA) & _MASK) * bound) >> 64 for i in range(first, first + count)]
+
+
+def uniform_keys(key: int, numbers: np.ndarray) -> np.ndarray:
+    """Draws of the stream of a key by number, uniform over 64 bits: (N,) integers >= 0 -> (N,) uint64.
+
+    >>> int(uniform_keys(5, np.array([3]))[0]) == uniform_integers(5, 3, 1, 1 << 64)[0]
+    True
+    """
+    x = np.uint64(key) + numbers.astype(np.uint64) * np.uint64(_GAMMA) + np.uint64(_GAMMA)  # modulo 2^64
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

@@ -1,4 +1,5 @@
-"""The data sets by name. A further set is one file with a loader, a line in LOADERS and a name in config.DataName."""
+"""The data sets by name. A further set of still images is one file with a loader, a line in LOADERS, an entry of the
+catalogue and a name in config.DataName; of grids of factors, see ``ffrl.data.grids``."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from ffrl.config import DataName
+from ffrl.catalogue import GRIDS
+from ffrl.config import DATA_NAMES, DataName
 from ffrl.data.digits import load_digits
 from ffrl.data.download import DataUnavailable
 from ffrl.data.mnist import load_mnist, mnist_files
@@ -52,13 +54,15 @@ def load_images(name: DataName, split: Literal["train", "test"], data_dir: Path 
     """
     if split not in ("train", "test"):
         raise ArgumentError("split", repr(split), "one of ('train', 'test')")
+    if name in GRIDS:
+        raise ArgumentError("data", repr(name), f"a set of still images, one of {('auto', *LOADERS)}")
     resolved = resolve_name(name, data_dir)
     images, labels, source = LOADERS[resolved](split, data_dir)
     return ImageSet(resolved, images, labels, source)
 
 
-def resolve_name(name: DataName, data_dir: Path | None = None) -> Literal["mnist", "digits", "shapes"]:
-    """The data set that a name stands for.
+def resolve_name(name: DataName, data_dir: Path | None = None) -> DataName:
+    """The data set that a name stands for, never "auto".
 
     "auto" is MNIST where both its parts are found or can be downloaded (which is done), and otherwise scikit-learn's
     digits, with a logged warning that says why. Where a folder was named and lacks MNIST, or a file is damaged, that is
@@ -69,8 +73,8 @@ def resolve_name(name: DataName, data_dir: Path | None = None) -> Literal["mnist
         DataError: see above.
     """
     if name != "auto":
-        if name not in LOADERS:
-            raise ArgumentError("data", repr(name), f"one of {('auto', *LOADERS)}")
+        if name not in DATA_NAMES:
+            raise ArgumentError("data", repr(name), f"one of {DATA_NAMES}")
         return name
     try:
         for split in ("train", "test"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +26,43 @@ def transformation_parameter(config: SequenceConfig, name: str, progress: int) -
     return -degrees if progress < 0 else degrees
 
 
+class BatchPlan(NamedTuple):
+    """What a training batch is made of, before any image is chosen."""
+
+    key: int  # of the stream of (seed, iteration)
+    joint_size: int  # B · num_ranks
+    sizes: list[int]  # (K,) rows of each transformation in the joint batch
+    rows_of_rank: list[int]  # (K,) those of this process
+
+
+def plan_batch(
+    seed: int, iteration: int, batch_size: int, kinds: int, *, mixed: bool, rank: int, num_ranks: int
+) -> BatchPlan:
+    """The transformations of a batch, see ``TransformedImages.training_batch``; rows of equal k are consecutive.
+
+    Raises:
+        ArgumentError: an argument is outside what is stated there.
+    """
+    require_integer("batch_size", batch_size, 1)
+    if not isinstance(mixed, bool):
+        raise ArgumentError("mixed", repr(mixed), "True or False")
+    require_integer("num_ranks", num_ranks, 1)
+    require_integer("rank", rank, 0)
+    if rank >= num_ranks:
+        raise ArgumentError("rank", rank, f"an integer in 0..{num_ranks - 1}")
+    key = stream_key(seed, iteration)
+    joint_size = num_ranks * batch_size
+    if mixed:
+        each, remainder = divmod(joint_size, kinds)
+        sizes = [each + ((j - iteration) % kinds < remainder) for j in range(kinds)]
+    else:
+        chosen = uniform_integers(key, 0, 1, kinds)[0]
+        sizes = [joint_size if j == chosen else 0 for j in range(kinds)]
+    ends = [0, *itertools.accumulate(sizes)]
+    before = [(end - rank + num_ranks - 1) // num_ranks for end in ends]  # rows of this rank before each end
+    return BatchPlan(key, joint_size, sizes, [last - first for first, last in itertools.pairwise(before)])
+
+
 class TransformedImages:
     """Sequences x_0..x_T of grey images in the red channel, each under one transformation k.
 
@@ -38,7 +76,7 @@ class TransformedImages:
         device: where images are kept and sequences are made.
 
     Raises:
-        ArgumentError: images are not a non-empty uint8 (N, I, I).
+        ArgumentError: images are not a non-empty uint8 (N, I, I), or a transformation is not one of still images.
 
     >>> images = torch.zeros(4, 28, 28, dtype=torch.uint8)
     >>> data = TransformedImages(images, SequenceConfig())
@@ -51,6 +89,9 @@ class TransformedImages:
             raise ArgumentError("images", tuple(images.shape), "the shape (N, I, I) with N >= 1 and I >= 1")
         if images.dtype != torch.uint8:
             raise ArgumentError("images.dtype", images.dtype, "torch.uint8")
+        for name in config.transformations:
+            if name not in ("scale", "rotation", "hue"):
+                raise ArgumentError("config.transformations", repr(name), "'scale', 'rotation' or 'hue'")
         self.config = config
         self.device = torch.device(device)
         self.images = images.to(self.device)  # (N, I, I)
@@ -96,7 +137,7 @@ class TransformedImages:
         Raises:
             ArgumentError: a shape, dtype or value is outside what is stated above.
         """
-        self._check_index("indices", indices, len(self))
+        check_index("indices", indices, len(self))
         count = indices.shape[0]
         if isinstance(k, int) and not isinstance(k, bool):
             if not 0 <= k < self.num_transformations:
@@ -105,7 +146,7 @@ class TransformedImages:
             return self._blocks(indices.to(self.device), sizes)
         if not isinstance(k, Tensor):
             raise ArgumentError("k", repr(k), "an integer or a tensor of shape (B,)")
-        self._check_index("k", k, self.num_transformations)
+        check_index("k", k, self.num_transformations)
         if k.shape != indices.shape:
             raise ArgumentError("k", tuple(k.shape), f"the shape {tuple(indices.shape)} of indices")
         sizes = torch.bincount(k, minlength=self.num_transformations).tolist()
@@ -137,25 +178,11 @@ class TransformedImages:
         Raises:
             ArgumentError: an argument is outside what is stated above.
         """
-        require_integer("batch_size", batch_size, 1)
-        if not isinstance(mixed, bool):
-            raise ArgumentError("mixed", repr(mixed), "True or False")
-        require_integer("num_ranks", num_ranks, 1)
-        require_integer("rank", rank, 0)
-        if rank >= num_ranks:
-            raise ArgumentError("rank", rank, f"an integer in 0..{num_ranks - 1}")
-        key = stream_key(seed, iteration)
-        kinds, joint_size = self.num_transformations, num_ranks * batch_size
-        if mixed:
-            each, remainder = divmod(joint_size, kinds)
-            sizes = [each + ((j - iteration) % kinds < remainder) for j in range(kinds)]
-        else:
-            chosen = uniform_integers(key, 0, 1, kinds)[0]
-            sizes = [joint_size if j == chosen else 0 for j in range(kinds)]
-        ends = [0, *itertools.accumulate(sizes)]
-        before = [(end - rank + num_ranks - 1) // num_ranks for end in ends]  # rows of this rank before each end
-        indices = torch.tensor(uniform_integers(key, 1, joint_size, len(self))[rank::num_ranks])
-        return self._blocks(self._on_device(indices), [last - first for first, last in itertools.pairwise(before)])
+        plan = plan_batch(
+            seed, iteration, batch_size, self.num_transformations, mixed=mixed, rank=rank, num_ranks=num_ranks
+        )
+        indices = torch.tensor(uniform_integers(plan.key, 1, plan.joint_size, len(self))[rank::num_ranks])
+        return self._blocks(self._on_device(indices), plan.rows_of_rank)
 
     def _on_device(self, indices: Tensor) -> Tensor:
         """Copied without waiting for the device."""
@@ -188,11 +215,12 @@ class TransformedImages:
         x[:, 1:, 0] = scale_rotate_frames(originals, self._grids[name]).clamp_(0, 1)
         x[:, :, 1:] = 0
 
-    @staticmethod
-    def _check_index(name: str, value: Tensor, bound: int) -> None:
-        if not isinstance(value, Tensor) or value.ndim != 1 or value.dtype != torch.int64:
-            given = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
-            raise ArgumentError(name, given, "an int64 tensor of shape (B,)")
-        if value.numel() and (int(value.min()) < 0 or int(value.max()) >= bound):
-            outside = value[(value < 0) | (value >= bound)][0].item()
-            raise ArgumentError(name, outside, f"integers in 0..{bound - 1}")
+
+def check_index(name: str, value: Tensor, bound: int) -> None:
+    """Raise ArgumentError unless value is (B,) int64 in 0..bound-1."""
+    if not isinstance(value, Tensor) or value.ndim != 1 or value.dtype != torch.int64:
+        given = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        raise ArgumentError(name, given, "an int64 tensor of shape (B,)")
+    if value.numel() and (int(value.min()) < 0 or int(value.max()) >= bound):
+        outside = value[(value < 0) | (value >= bound)][0].item()
+        raise ArgumentError(name, outside, f"integers in 0..{bound - 1}")

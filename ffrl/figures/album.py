@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ffrl.command_line import percentage
-from ffrl.data import TransformedImages
+from ffrl.data import SequenceData, TransformedImages
 from ffrl.figures.animation import Scene, animation
 from ffrl.figures.curves import training_curves
 from ffrl.figures.grid import Block, Frames, captions, describe, grid
@@ -21,6 +21,7 @@ from ffrl.traversals import (
     composed_frames,
     decode,
     follow,
+    num_composed,
     progress_of,
     schedule_steps,
     superposition_steps,
@@ -38,6 +39,7 @@ BACKWARD = "Backward flow: the sign of the velocity reversed"
 SWITCH = "Switching the potential half-way"
 SUPERPOSITION = "Superposition: the sum of several flows"
 OVERVIEW_DIGITS = 3
+MOST_PATHS = 12  # compositions in one picture; the errors of all are in composition.json
 ONE_LINE = 8
 
 
@@ -56,7 +58,7 @@ class Album:
     def __init__(
         self,
         model: SequenceVAE,
-        data: TransformedImages,
+        data: SequenceData,
         indices: Tensor,
         source: str,
         evaluation: Mapping[str, Any] | None,
@@ -65,8 +67,10 @@ class Album:
         self.model, self.data, self.indices, self.source = model, data, indices, source
         self.evaluation, self.composition = evaluation, composition
         self.names, self.num_steps = data.config.transformations, data.num_steps
-        with torch.no_grad():
-            self.z0 = model.encoder(data.sequence(indices, 0).x[:, 0])[0]  # (B, D) posterior mean
+        self.z0: Tensor | None = None
+        if isinstance(data, TransformedImages):  # of a grid, x_0 depends on what acts
+            with torch.no_grad():
+                self.z0 = model.encoder(data.sequence(indices, 0).x[:, 0])[0]  # (B, D) posterior mean
 
     def draw(self, records: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
         """Every picture that this model and these records of metrics.jsonl allow."""
@@ -77,11 +81,12 @@ class Album:
         pictures["backward.png"] = self.backward_grid()
         pictures["backward.gif"] = self.path_animation(BACKWARD, self.backwards())
         if len(self.names) > 1:
-            if self.num_steps > 1:
+            if self.num_steps > 1 and self.composition["switch"]:
                 pictures["switch.png"] = self.switch_grid()
                 pictures["switch.gif"] = self.path_animation(SWITCH, self.switches())
-            pictures["superposition.png"] = self.superposition_grid()
-            pictures["superposition.gif"] = self.path_animation(SUPERPOSITION, self.superposed())
+            if self.composition["superposition"]:
+                pictures["superposition.png"] = self.superposition_grid()
+                pictures["superposition.gif"] = self.path_animation(SUPERPOSITION, self.superposed())
         if records:
             pictures["training_curves.png"] = training_curves(records, self.names)
         return pictures
@@ -90,17 +95,27 @@ class Album:
     def along(self, k: int, direction: int = 1) -> tuple[Frames, Tensor]:
         """Frames of all digits along transformation k, and the progress (T+1, K) that the truth shows."""
         backend = self.model.flow.backend
-        z = traverse(self.model.potential, self.z0, k, self.num_steps, direction=direction, backend=backend)
         progress = progress_of(schedule_steps([k] * self.num_steps), len(self.names), direction=direction)
-        return Frames(composed_frames(self.data, self.indices, progress), decode(self.model, z)), progress
+        truth = composed_frames(self.data, self.numbers([k]), progress)
+        z0 = self.encoded(truth) if self.z0 is None else self.z0
+        z = traverse(self.model.potential, z0, k, self.num_steps, direction=direction, backend=backend)
+        return Frames(truth, decode(self.model, z)), progress
+
+    def numbers(self, acting: Iterable[int]) -> Tensor:
+        """The images shown, (B,); of a grid, those of as many as these transformations have."""
+        return self.indices % num_composed(self.data, acting)
+
+    def encoded(self, truth: Tensor) -> Tensor:
+        return self.model.encoder(truth[:, 0])[0]
 
     @torch.no_grad()
     def path(self, steps: Sequence[Step], digit: int) -> tuple[Frames, Tensor]:
         """Frames of one digit along a path, and their progress (S+1, K)."""
-        z0 = self.z0[digit : digit + 1]
-        z = follow(self.model.potential, z0, steps, backend=self.model.flow.backend)
         progress = progress_of(steps, len(self.names))
-        truth = composed_frames(self.data, self.indices[digit : digit + 1], progress)
+        indices = self.numbers({k for step in steps for k in step})[digit : digit + 1]
+        truth = composed_frames(self.data, indices, progress)
+        z0 = self.encoded(truth) if self.z0 is None else self.z0[digit : digit + 1]
+        z = follow(self.model.potential, z0, steps, backend=self.model.flow.backend)
         return Frames(truth, decode(self.model, z)), progress
 
     def heads(self, progress: Tensor) -> list[str]:
@@ -179,7 +194,8 @@ class Album:
     def switches(self) -> list[tuple[str, Frames, Tensor]]:
         """Label, frames and progress of every ordered pair, switched half-way; the digits take turns."""
         found = []
-        for number, (first, second) in enumerate(itertools.permutations(range(len(self.names)), 2)):
+        pairs = [pair for pair in itertools.permutations(range(len(self.names)), 2) if num_composed(self.data, pair)]
+        for number, (first, second) in enumerate(pairs[:MOST_PATHS]):
             steps = schedule_steps(switch_schedule(first, second, self.num_steps))
             digit = number % len(self.indices)
             frames, progress = self.path(steps, digit)
@@ -204,7 +220,8 @@ class Album:
     def superposed(self) -> list[tuple[str, Frames, Tensor]]:
         """Label, frames and progress of every superposition; the digits take turns."""
         found = []
-        for number, ks in enumerate(superpositions(len(self.names))):
+        known = [ks for ks in superpositions(len(self.names)) if num_composed(self.data, ks)]
+        for number, ks in enumerate(known[:MOST_PATHS]):
             digit = number % len(self.indices)
             frames, progress = self.path(superposition_steps(ks, self.num_steps), digit)
             found.append((f"{' + '.join(self.names[k] for k in ks)}, {self.label(digit)}", frames, progress))
@@ -249,9 +266,8 @@ class Album:
             panels.append(Panel(shown, name, values, score, copy))
         many = {2: "Two", 3: "Three", 4: "Four"}.get(len(panels), str(len(panels)))
         title = f"{many} transformations" if len(panels) > 1 else "A transformation"
-        title += (
-            " of handwritten digits" + (", each" if len(panels) > 1 else ":") + " the flow of one learned potential"
-        )
+        kind = "handwritten digits" if self.z0 is not None else "images"
+        title += f" of {kind}" + (", each" if len(panels) > 1 else ":") + " the flow of one learned potential"
         note = "truth: the image transformed.  flow: decoded from " + STEP + ", starting from the first frame alone."
         error = f"error: Σ over t = 1..{self.num_steps} of |truth − flow|, summed over pixels, mean over {source}."
         return overview(title, note, panels, f"{error}  {self.source}.")

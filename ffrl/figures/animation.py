@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ffrl.figures.canvas import FAINT, Canvas, gif
+from ffrl.figures.canvas import FAINT, Canvas, gif, scale_for
 from ffrl.figures.grid import Frames
 
 SCALE = 4
@@ -26,7 +26,8 @@ class Scene(NamedTuple):
 def animation(title: str, scenes: Sequence[Scene], scenes_per_row: int) -> bytes:
     """A GIF of scenes laid out in rows; frames 0 .. S, then back to 1, resting at both ends. All have S+1 frames."""
     digits, columns, _, size, _ = scenes[0].frames.truth.shape
-    cell = SCALE * size
+    scale = scale_for(size, SCALE)
+    cell = scale * size
     scene_width = digits * (cell + SEPARATOR)
     rows = -(-len(scenes) // scenes_per_row)
     width = LEFT + scenes_per_row * (scene_width + MARGIN)
@@ -45,8 +46,8 @@ def animation(title: str, scenes: Sequence[Scene], scenes_per_row: int) -> bytes
             canvas.text(x, y - 5, scene.captions[t], 8, color=FAINT)
             for i in range(digits):
                 left = x + i * (cell + SEPARATOR)
-                canvas.image(left, y, scene.frames.truth[i, t], SCALE)
-                canvas.image(left, y + cell + SEPARATOR, scene.frames.decoded[i, t], SCALE)
+                canvas.image(left, y, scene.frames.truth[i, t], scale)
+                canvas.image(left, y + cell + SEPARATOR, scene.frames.decoded[i, t], scale)
             if column == 0:
                 canvas.text(LEFT - 6, y + cell / 2, "truth", 8, ha="right", va="center")
                 canvas.text(LEFT - 6, y + 1.5 * cell + SEPARATOR, "flow", 8, ha="right", va="center")

@@ -65,6 +65,11 @@ class Canvas:
         return np.asarray(self._agg.buffer_rgba())[..., :3].copy()
 
 
+def scale_for(size: int, most: int) -> int:
+    """Units for each pixel of an image of I = ``size``: ``most`` up to 32 pixels, less for larger ones, at least 1."""
+    return min(most, max(1, most * 32 // size))
+
+
 def to_bytes(pixels: Tensor) -> np.ndarray:
     """An image (3, I, I), or grey (1, I, I), in [0, 1] as (I, I, 3) uint8."""
     if pixels.dim() != 3 or pixels.shape[0] not in (1, 3):

@@ -10,13 +10,15 @@ from torch import Tensor
 
 from ffrl.command_line import percentage
 from ffrl.config import SequenceConfig
+from ffrl.data import FactorSteps
 from ffrl.data.sequences import transformation_parameter
-from ffrl.figures.canvas import FAINT, Canvas
+from ffrl.figures.canvas import FAINT, Canvas, scale_for
 from ffrl.metrics import frame_errors
 
 SCALE = 3
 SEPARATOR = 2
 LEFT, RIGHT, MARGIN = 62, 84, 16
+TEXT_WIDTH = 900
 LINE = 15
 ERROR_LINE = 13
 BLOCK_GAP = 10
@@ -75,7 +77,8 @@ def grid(title: str, notes: Sequence[str], blocks: Sequence[Block], footer: Sequ
         footer: lines at the bottom.
     """
     columns, size = blocks[0].frames.truth.shape[1], blocks[0].frames.truth.shape[-1]
-    cell = SCALE * size
+    scale = scale_for(size, SCALE)
+    cell = scale * size
     gap = SWITCH_GAP if any(block.switch_after is not None for block in blocks) else 0
     rows = 2 * cell + SEPARATOR + ERROR_LINE
     tops, y = [], MARGIN + 10 + LINE * len(notes) + 14
@@ -83,7 +86,9 @@ def grid(title: str, notes: Sequence[str], blocks: Sequence[Block], footer: Sequ
         tops.append(y + LINE + caption_height(block))
         y = tops[-1] + rows + BLOCK_GAP
     right = LEFT + columns * (cell + SEPARATOR) + gap + 8
-    canvas = Canvas(right + RIGHT, y + LINE * len(footer) + MARGIN)
+    # A few large frames are narrower than the lines of text.
+    width = right + RIGHT if size <= 32 else max(right + RIGHT, TEXT_WIDTH)
+    canvas = Canvas(width, y + LINE * len(footer) + MARGIN)
     canvas.text(MARGIN, MARGIN + 10, title, 11, weight="bold")
     for i, note in enumerate(notes, start=1):
         canvas.text(MARGIN, MARGIN + 10 + LINE * i, note, 8, color=FAINT)
@@ -93,8 +98,8 @@ def grid(title: str, notes: Sequence[str], blocks: Sequence[Block], footer: Sequ
             shift = gap if block.switch_after is not None and i > block.switch_after else 0
             x = LEFT + i * (cell + SEPARATOR) + shift
             canvas.text(x + cell / 2, y - 3, text, 7, ha="center", va="bottom", color=FAINT)
-            canvas.image(x, y, block.frames.truth[0, i], SCALE)
-            canvas.image(x, y + cell + SEPARATOR, block.frames.decoded[0, i], SCALE)
+            canvas.image(x, y, block.frames.truth[0, i], scale)
+            canvas.image(x, y + cell + SEPARATOR, block.frames.decoded[0, i], scale)
             error = f"{block.frames.errors[0, i]:.0f}"
             canvas.text(x + cell / 2, y + rows - 3, error, 7, ha="center", color=FAINT)
         canvas.text(LEFT - 8, y + cell / 2, "truth", 9, ha="right", va="center")
@@ -114,19 +119,23 @@ def caption_height(block: Block) -> int:
     return ERROR_LINE * max(text.count("\n") + 1 for text in block.captions)
 
 
-def captions(config: SequenceConfig, progress: Tensor) -> list[str]:
+def captions(config: SequenceConfig | FactorSteps, progress: Tensor) -> list[str]:
     """What the truth shows in each frame, for progress (S+1, K); transformations that never act are left out."""
     acting = [k for k in range(progress.shape[1]) if bool(progress[:, k].any())]
     found = []
+    count = 1 if isinstance(config, FactorSteps) else WORDS_IN_A_LINE  # names of factors are long
     for row in progress:
         words = [describe(config, config.transformations[k], int(row[k])) for k in acting]
-        lines = [" ".join(words[i : i + WORDS_IN_A_LINE]) for i in range(0, len(words), WORDS_IN_A_LINE)]
+        lines = [" ".join(words[i : i + count]) for i in range(0, len(words), count)]
         found.append("\n".join(lines))
     return found
 
 
-def describe(config: SequenceConfig, name: str, progress: int) -> str:
-    """The state of one transformation in a few characters: ×1.4, ÷1.4, ↺40° (counter-clockwise), ↻40°, hue 80°."""
+def describe(config: SequenceConfig | FactorSteps, name: str, progress: int) -> str:
+    """The state of one transformation in a few characters: ×1.4, ÷1.4, ↺40° (counter-clockwise), ↻40°, hue 80°; of
+    a grid of factors their steps, posX 3."""
+    if isinstance(config, FactorSteps):
+        return f"{name} {progress}".replace("-", "−") if progress < 0 else f"{name} {progress}"
     value = transformation_parameter(config, name, progress)
     if name == "scale":
         return f"÷{1 / value:.2g}" if progress < 0 else f"×{value:.2g}"

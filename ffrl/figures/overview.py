@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ffrl.figures.canvas import FAINT, Canvas
+from ffrl.figures.canvas import FAINT, Canvas, scale_for
 from ffrl.figures.grid import Frames, percentage
 
 SCALE = 2
@@ -35,7 +35,8 @@ def overview(title: str, note: str, panels: Sequence[Panel], source: str) -> byt
         source: what the scores were measured on.
     """
     digits, count, _, size, _ = panels[0].frames.truth.shape
-    cell = SCALE * size
+    scale = scale_for(size, SCALE)
+    cell = scale * size
     shown = [round(i * (count - 1) / (min(COLUMNS, count) - 1)) for i in range(min(COLUMNS, count))]
     panel_width = len(shown) * (cell + SEPARATOR) - SEPARATOR
     digit_height = 2 * cell + SEPARATOR
@@ -52,8 +53,8 @@ def overview(title: str, note: str, panels: Sequence[Panel], source: str) -> byt
             canvas.text(x + cell / 2, TOP - 5, panel.captions[t], 7.5, ha="center")
             for digit in range(digits):
                 y = TOP + digit * (digit_height + DIGIT_GAP)
-                canvas.image(x, y, panel.frames.truth[digit, t], SCALE)
-                canvas.image(x, y + cell + SEPARATOR, panel.frames.decoded[digit, t], SCALE)
+                canvas.image(x, y, panel.frames.truth[digit, t], scale)
+                canvas.image(x, y + cell + SEPARATOR, panel.frames.decoded[digit, t], scale)
         y = TOP + digits * (digit_height + DIGIT_GAP)
         canvas.text(left, y + 10, f"error {panel.score:.0f}", 9, weight="bold")
         share = f"{percentage(panel.score, panel.copy)} of copying ({panel.copy:.0f})"

@@ -1,4 +1,4 @@
-"""Several models on one test digit: a row of frames for each, under the true ones, transformations side by side."""
+"""Several models on one test image: a row of frames for each, under the true ones, transformations side by side."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ffrl.figures.canvas import FAINT, Canvas
+from ffrl.figures.canvas import FAINT, Canvas, scale_for
 from ffrl.metrics import frame_errors
 
 SCALE, SEPARATOR = 2, 2
@@ -15,14 +15,14 @@ LEFT, MARGIN, PANEL_GAP, ROW_GAP, TOP, UNDER = 84, 12, 18, 4, 76, 12
 
 
 class Strip(NamedTuple):
-    """What a model makes of the digit."""
+    """What a model makes of the image."""
 
     label: str
     decoded: Tensor  # (K, S+1, C, I, I)
 
 
 def strips(title: str, note: str, truth: Tensor, models: Sequence[Strip], names: Sequence[str]) -> bytes:
-    """A PNG; under each strip its error on this digit, Σ over t >= 1.
+    """A PNG; under each strip its error on this image, Σ over t >= 1.
 
     Args:
         title: first line.
@@ -32,7 +32,8 @@ def strips(title: str, note: str, truth: Tensor, models: Sequence[Strip], names:
         names: of the K transformations.
     """
     kinds, count, _, _, size = truth.shape
-    cell = SCALE * size
+    scale = scale_for(size, SCALE)
+    cell = scale * size
     panel = count * (cell + SEPARATOR) - SEPARATOR
     row = cell + UNDER + ROW_GAP
     canvas = Canvas(LEFT + kinds * (panel + PANEL_GAP) - PANEL_GAP + MARGIN, TOP + (1 + len(models)) * row + MARGIN)
@@ -44,7 +45,7 @@ def strips(title: str, note: str, truth: Tensor, models: Sequence[Strip], names:
         for i, strip in enumerate((Strip("truth", truth), *models)):
             y = TOP + i * row
             for t in range(count):
-                canvas.image(left + t * (cell + SEPARATOR), y, strip.decoded[k, t], SCALE)
+                canvas.image(left + t * (cell + SEPARATOR), y, strip.decoded[k, t], scale)
             if i:
                 error = frame_errors(truth[k : k + 1], strip.decoded[k : k + 1])[0, 1:].sum().item()
                 canvas.text(left + panel, y + cell + 9, f"error {error:.0f}", 7, ha="right", color=FAINT)

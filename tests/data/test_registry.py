@@ -9,15 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from ffrl.catalogue import DATA_SETS
 from ffrl.config import DATA_NAMES
 from ffrl.data import load_images, resolve_name
+from ffrl.data.grids import DRAWINGS, FILES
 from ffrl.data.mnist import MIRRORS
 from ffrl.data.registry import LOADERS
 from ffrl.errors import ArgumentError, DataError
 
 
 def test_every_name_of_the_configuration_has_a_loader() -> None:
-    assert ("auto", *LOADERS) == DATA_NAMES
+    assert ("auto", *LOADERS, *FILES, *DRAWINGS) == DATA_NAMES == ("auto", *DATA_SETS)
     assert resolve_name("mnist") == "mnist" and resolve_name("digits") == "digits"
 
 

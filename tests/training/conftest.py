@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 
-import ffrl.trainer
+import ffrl.data.loading
 from ffrl.checkpoint import Checkpoint, save_checkpoint
 from tests.training.fork_server import ForkServer
 from tests.training.runs import newest, short_run
 
-load_images = cache(ffrl.trainer.load_images)
+load_images = cache(ffrl.data.loading.load_images)
 
 
 @pytest.fixture(autouse=True)
 def images_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Enlarging the digits takes longer than training on them."""
-    monkeypatch.setattr(ffrl.trainer, "load_images", load_images)
+    monkeypatch.setattr(ffrl.data.loading, "load_images", load_images)
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+import ffrl.data.loading
 import ffrl.objective
 import ffrl.trainer
 from ffrl.checkpoint import FOLDER, checkpoint_folders
@@ -121,13 +122,13 @@ def signals_in_step(numbers: list[int], iteration: int) -> Iterator[None]:
 @contextmanager
 def signal_at_start(number: int) -> Iterator[None]:
     """Send this process a signal while it loads the images."""
-    original = ffrl.trainer.load_images
+    original = ffrl.data.loading.load_images
 
     def load_images(*arguments: Any) -> Any:
         os.kill(os.getpid(), number)
         return original(*arguments)
 
-    with replaced(ffrl.trainer, "load_images", load_images):
+    with replaced(ffrl.data.loading, "load_images", load_images):
         yield
 
 
@@ -200,7 +201,7 @@ def await_job(pid: int, run: Path, kill_after: float | None) -> tuple[int, float
 
 def serve(folder: Path) -> None:
     torch.set_num_threads(1)
-    ffrl.trainer.load_images = cache(ffrl.trainer.load_images)
+    ffrl.data.loading.load_images = cache(ffrl.data.loading.load_images)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:  # imports whatever torch imports at first use
         ffrl.trainer.Trainer(short_run(Path(scratch) / "run", iterations=1)).run()
     tasks = Path("/proc/self/task")

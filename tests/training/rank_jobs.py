@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+import ffrl.data.loading
 import ffrl.objective
 import ffrl.train
 import ffrl.trainer
@@ -172,7 +173,7 @@ def standard_error_in(path: Path) -> Iterator[None]:
 def main(folder: Path) -> None:
     atexit.register(check_threads)
     torch.set_num_threads(1)
-    ffrl.trainer.load_images = cache(ffrl.trainer.load_images)
+    ffrl.data.loading.load_images = cache(ffrl.data.loading.load_images)
     with joined(torch.device("cpu")):
         for job in json.loads((folder / JOBS_FILE).read_text()):
             error = folder / f"{job['name']}.{rank()}.stderr"

@@ -112,7 +112,7 @@ def test_new_run_is_refused_before_the_data_are_looked_for(monkeypatch, tmp_path
         raise AssertionError
 
     monkeypatch.setattr("ffrl.trainer.resolve_name", unexpected)
-    monkeypatch.setattr("ffrl.trainer.load_images", unexpected)
+    monkeypatch.setattr("ffrl.data.loading.load_images", unexpected)
     another_file(tmp_path, tmp_path)
     with pytest.raises(OutputError, match="not an empty folder"):
         Trainer(short_run(tmp_path / "run", data="auto"))
