@@ -151,10 +151,8 @@ def remark_on(command: TablesCommand, cells: Sequence[Cell], settings: Settings)
         "generalisation": f", {images} at most of each set.",
         "vp": f", each of {classifiers}.",
     }
-    drawn = " (drawn by this project, not the published images)" if DATA_SETS[config.data].generated else ""
-    return (
-        f"Preset {command.preset}, {config.data}{drawn}, {config.iterations:,} iterations, {seeds}{of_measure[measure]}"
-    )
+    data = f"{config.data}{' (drawn by this project)' if DATA_SETS[config.data].generated else ''}"
+    return f"Preset {command.preset}, {data}, {config.iterations:,} iterations, {seeds}{of_measure[measure]}"
 
 
 def with_comparable_paper(experiment: Experiment, data: DataName, vp: VPConfig) -> Experiment:

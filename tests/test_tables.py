@@ -72,7 +72,8 @@ def test_every_table_is_there_and_rows_of_one_key_are_one_configuration(tmp_path
     assert set(EXPERIMENTS) == set(get_args(TableName))
     by_folder: dict[Path, TrainConfig] = {}
     for name in get_args(TableName):
-        cells = table_cells(tiny(name, tmp_path))
+        data = "digits" if not EXPERIMENTS[name].data else EXPERIMENTS[name].data[-1]
+        cells = table_cells(dataclasses.replace(tiny(name, tmp_path), data=data))
         assert len(cells) == 2 * len(EXPERIMENTS[name].rows)
         assert len({cell.config.out for cell in cells}) == len(cells)
         for cell in cells:
@@ -257,7 +258,7 @@ def test_a_cell_is_measured_by_its_tables_measure_with_the_settings(tmp_path: Pa
     scored = measure(Cell("base", config, "vp"), settings)
     assert scored == vp_score(trained.model, trained.data, settings.vp) and scored["num_test"] == 10
     found = measure(Cell("base", config, "generalisation"), settings)
-    assert list(found["images"]) == ["digits, other classes", "digits, classes (5, 9)", "shapes"]
+    assert list(found["images"]) == ["digits, other classes", "digits, classes (5, 9)", "shapes", "dsprites-generated"]
     assert {row["num_images"] for rows in found["images"].values() for row in rows.values()} == {6}
     errors = measure(Cell("base", config, "errors"), settings)
     assert errors["num_images"] == 6 and set(errors["transformations"]) == {"scale", "rotation", "hue"}
