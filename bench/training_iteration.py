@@ -12,7 +12,7 @@ from torch import Tensor
 from bench.contenders import PARITY_ROWS
 from ffrl import models
 from ffrl.config import TrainConfig
-from ffrl.data import TransformedImages
+from ffrl.data import SequenceData, TransformedImages
 from ffrl.ledger import LossLedger
 from ffrl.models import Autoencoder
 from ffrl.objective import Draws, TrainingObjective
@@ -28,7 +28,7 @@ Objective = Callable[[Any, SequenceBatch, TrainConfig, int, Tensor | None], Term
 
 class Problem(NamedTuple):
     config: TrainConfig
-    data: TransformedImages
+    data: SequenceData
     batch: SequenceBatch  # of PARITY_ROWS sequences, or of all of a smaller batch, that results are compared on
     noise: Tensor  # (its sequences, D)
 
