@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ffrl.catalogue import DATA_SETS
 from ffrl.config import EvaluationConfig
 from ffrl.run_folder import SUMMARY_FILE
 from ffrl.vp_config import VPConfig
@@ -62,6 +63,8 @@ def comparison_numbers(result: Mapping[str, Any]) -> dict[str, float]:
         found[label] = statistics.fmean(row[metric] for row in rows.values())
     if result["vp"] is not None:
         found["VP"] = 100 * result["vp"]["generated"]["last"]
+        if "still" in result["vp"]:
+            found["VP of x_0 alone"] = 100 * result["vp"]["still"]["last"]
     found["ms/iteration"] = 1000 * result["seconds_per_iteration"]
     found["parameters, thousands"] = result["parameters"] / 1000
     return found
@@ -96,5 +99,5 @@ def traversal_picture(title: str, runs: Sequence[tuple[str, TrainConfig, Mapping
         with torch.no_grad():
             z = model.carry(model.code(truth[:, 0]), torch.arange(len(names)), truth.shape[1] - 1)
             shown.append(Strip(label.partition(",")[0], decode(model, z)))
-    note = f"test image {EXAMPLE}, seed {config.seed}; only x_0 is shown to the model"
+    note = f"{DATA_SETS[config.data].title}, test image {EXAMPLE}, seed {config.seed}; only x_0 is shown to the model"
     return strips(title, note, truth, shown, names)

@@ -1,4 +1,4 @@
-"""Evaluate a run on the official test set: python -m ffrl.evaluate RUN."""
+"""Evaluate a run on its test set: python -m ffrl.evaluate RUN."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def print_tables(result: dict[str, Any]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateCommand:
-    """Evaluate a run on the official test set, print the tables and write evaluation.json into the run folder."""
+    """Evaluate a run on its test set, print the tables and write evaluation.json into the run folder."""
 
     run: Path
     """Run folder written by python -m ffrl.train."""

@@ -165,19 +165,19 @@ EXPERIMENTS: dict[str, Experiment] = {
         ),
     ),
     "shapes3d": Experiment(
-        "FFRL and what it is compared with, on 3D Shapes",
+        "FFRL and what it is compared with",
         "comparison",
         compared_on_grid({"floor_hue": 613.0, "wall_hue": 653.0, "object_hue": 606.0, "scale": 600.0}),
         ("shapes3d", "shapes3d-generated"),
     ),
     "falcor3d": Experiment(
-        "FFRL and what it is compared with, on Falcor3D",
+        "FFRL and what it is compared with",
         "comparison",
         compared_on_grid(),
         ("falcor3d", "rooms-generated"),
     ),
     "isaac3d": Experiment(
-        "FFRL and what it is compared with, on Isaac3D",
+        "FFRL and what it is compared with",
         "comparison",
         compared_on_grid(),
         ("isaac3d", "rooms-generated"),

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ffrl.catalogue import DATA_SETS
+from ffrl.catalogue import DATA_SETS, STILL_IMAGES
 from ffrl.cells import Cell, Settings, computed_otherwise, finished_result, run_cell
 from ffrl.checks import require, require_integer
 from ffrl.command_line import run_command
@@ -107,6 +107,8 @@ def table_data(command: TablesCommand) -> DataName:
 
     own = EXPERIMENTS[command.name].data
     if not own:
+        allowed = ("auto", *STILL_IMAGES)
+        require(command.data in allowed, "data", command.data, f"one of {allowed} in table {command.name}")
         return resolve_name(command.data, command.data_dir)
     if command.data == "auto":
         return own[0]
@@ -155,10 +157,12 @@ def remark_on(command: TablesCommand, cells: Sequence[Cell], settings: Settings)
     return f"Preset {command.preset}, {data}, {config.iterations:,} iterations, {seeds}{of_measure[measure]}"
 
 
-def with_comparable_paper(experiment: Experiment, data: DataName, vp: VPConfig) -> Experiment:
-    """The table with the paper's numbers that are of the same thing: none beside images that the project has drawn, and
-    the VP score, of the supervised model, for this share of the pairs, where there is one."""
-    if experiment.data and data != experiment.data[0]:
+def comparable(experiment: Experiment, data: DataName, vp: VPConfig) -> Experiment:
+    """The table with the data in its title, and of the paper's numbers those that are of the same thing: of MNIST or of
+    the published set, and the VP score, of the supervised model, of this share of the pairs."""
+    if experiment.data:
+        experiment = experiment._replace(title=f"{experiment.title}, on {DATA_SETS[data].title}")
+    if data != (experiment.data or ("mnist",))[0]:
         return experiment._replace(rows=tuple(row._replace(paper={}) for row in experiment.rows))
     if experiment.measure != "vp" or vp.train_fraction not in PAPER_VP:
         return experiment
@@ -305,7 +309,7 @@ def main(argv: list[str]) -> int:
         for name, reason in failures.items():
             print(f"error: {name}: {reason}; see {out / 'runs' / name}.log", file=sys.stderr)
         return FAILED
-    experiment = with_comparable_paper(experiment, cells[0].config.data, settings.vp)
+    experiment = comparable(experiment, cells[0].config.data, settings.vp)
     results: dict[str, list[Any]] = {row.key: [] for row in experiment.rows}
     for cell in cells:
         results[cell.row].append(finished_result(cell, settings))

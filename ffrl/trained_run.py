@@ -22,7 +22,7 @@ class TrainedRun(NamedTuple):
     model: Autoencoder  # in evaluation mode, its potentials in the order of the transformations
     config: TrainConfig
     iteration: int
-    images: ImageSet | GridPart  # the official test set, or the test part of a grid
+    images: ImageSet | GridPart  # the published test set, or the test part of a grid
     data: SequenceData  # its sequences, on the device of the model
     matching: dict[str, Any] | None  # see match_potentials
     traversal: dict[str, Any] | None  # of a method without an operator, see choose_traversals

@@ -13,8 +13,8 @@ from ffrl.models.baselines import WithoutOperator
 
 LARGEST, STEPS = 5.0, 50  # end values -5, -4.9, ..., 5
 
-# Frames that are decoded at a time.
-ROWS = 4096
+# Pixels that are decoded at a time: 4,096 frames of 28x28.
+PIXELS = 4096 * 28 * 28
 
 
 class Traversals(NamedTuple):
@@ -32,7 +32,7 @@ def end_values() -> Tensor:
 
 @torch.no_grad()
 def search_traversals(
-    model: WithoutOperator, data: SequenceData, *, num_images: int = 32, rows: int = ROWS
+    model: WithoutOperator, data: SequenceData, *, num_images: int = 32, pixels: int = PIXELS
 ) -> Traversals:
     """For each k the dimension d and the end value e in [-5, 5] with the least mean of
     Σ_{t=1..T} |x_t - decode(z_t)|_1, where z_t[d] = z_0[d] + (e - z_0[d]) t/T and z_0 is the code of x_0.
@@ -44,7 +44,7 @@ def search_traversals(
         model: as trained; it is left as it is.
         data: validation images, which neither training nor the score may have seen.
         num_images: of these, from the first on.
-        rows: frames that are decoded at a time.
+        pixels: that are decoded at a time, in whole traversals.
     """
     was_training = model.training
     model.eval()
@@ -60,7 +60,7 @@ def search_traversals(
         torch.arange(model.config.latent_dim, device=device), torch.arange(len(ends), device=device)
     )
     errors = torch.zeros(kinds, len(candidates), dtype=torch.float64, device=device)
-    at_once = max(1, rows // steps)
+    at_once = max(1, pixels // (steps * starts.shape[-1] ** 2))
     for ks in [range(kinds)] if together else [range(k, k + 1) for k in range(kinds)]:
         z0 = model.code(starts[ks[0]])  # (n, D)
         for image, first in itertools.product(range(count), range(0, len(candidates), at_once)):

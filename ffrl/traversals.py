@@ -202,8 +202,8 @@ def composition_errors(
 
     Returns:
         {"num_images": ..., "num_steps": T, "switch_at": T // 2} and the rows of "switch", "superposition" and
-        "backward". A row names its "transformations", a switch also its "clock", and holds what
-        ``ffrl.evaluation.summarize`` makes of the three errors.
+        "backward". A row names its "transformations", a switch also its "clock", and holds "num_images", of a grid no
+        more than all of them can start from, and what ``ffrl.evaluation.summarize`` makes of the three errors.
     """
     require_integer("num_images", num_images, 1)
     require_integer("batch_size", batch_size, 1)
@@ -215,13 +215,14 @@ def composition_errors(
         values: dict[str, list[Tensor]] = defaultdict(list)
         progress = progress_of(steps, len(kinds), direction=direction)
         acting = dict.fromkeys(k for step in steps for k in step)  # in order of appearance
-        for indices in torch.arange(min(count, num_composed(data, acting)), device=device).split(batch_size):
+        images = min(count, num_composed(data, acting))
+        for indices in torch.arange(images, device=device).split(batch_size):
             x = composed_frames(data, indices, progress)
             z = follow(model.potential, model.encoder(x[:, 0])[0], steps, direction=direction, backend=backend)
             values["equivariance_error"].append(equivariance_error(x, decode(model, z)))
             values["copy"].append(copy_baseline(x))
             values["zero"].append(zero_baseline(x))
-        return {"transformations": [names[k] for k in acting], **labels, **summarize(values)}
+        return {"transformations": [names[k] for k in acting], **labels, "num_images": images, **summarize(values)}
 
     def known(ks: Sequence[int]) -> bool:
         return num_composed(data, ks) > 0

@@ -94,10 +94,10 @@ def print_compositions(result: Mapping[str, Any]) -> None:
     console = Console(width=120)
     steps, at = result["num_steps"], result["switch_at"]
     table = Table(
-        title=f"What was never trained: Σ over t=1..{steps} of |x_t - decode(z_t)|₁, mean over "
-        f"{result['num_images']} test images; switches at t={at}"
+        title=f"What was never trained: Σ over t=1..{steps} of |x_t - decode(z_t)|₁, mean over test images; "
+        f"switches at t={at}"
     )
-    for column in ("composition", "E", "copy x_0", "E/copy", "black", "E, shared clock"):
+    for column in ("composition", "E", "copy x_0", "E/copy", "black", "E, shared clock", "images"):
         table.add_column(column, justify="left" if column == "composition" else "right")
     shared = {
         tuple(row["transformations"]): f"{row['equivariance_error']:.1f}"
@@ -116,6 +116,7 @@ def print_compositions(result: Mapping[str, Any]) -> None:
             percentage(row["equivariance_error"], row["copy"]),
             f"{row['zero']:.1f}",
             shared.get(tuple(row["transformations"]), "") if joint == " → " else "",
+            str(row["num_images"]),
         )
     console.print(table)
     console.print(

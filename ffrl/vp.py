@@ -7,6 +7,7 @@ import sys
 import time
 from typing import Any
 
+from ffrl.catalogue import DATA_SETS
 from ffrl.command_line import OnRun, run_command
 from ffrl.run_folder import check_writable, write_json
 from ffrl.vp_config import VPConfig
@@ -29,14 +30,18 @@ def print_score(result: dict[str, Any]) -> None:
     numbers = f"{result['num_train']} pairs to train on, {result['num_test']} to test"
     count, chance = len(result["generated"]["seeds"]), f"{100 * result['chance']:.1f} %"
     seeds = f"mean ± deviation of {count} seeds" if count > 1 else "one seed"
-    table = Table(title=f"VP score: k told from (x_0, x_T); {numbers}; {seeds}; chance {chance}")
+    data = DATA_SETS[result["data"]].title
+    table = Table(title=f"VP score on {data}: k told from (x_0, x_T); {numbers}; {seeds}; chance {chance}")
     for column in ("pairs", "last epoch", "best epoch"):
         table.add_column(column, justify="left" if column == "pairs" else "right")
     first = "decode(z_0)" if result["config"]["start"] == "decoded" else "true x_0"
     for name, label in (
         ("generated", f"generated: {first}, decode(z_T)"),
         ("truth", "true: the ceiling for a model that is right"),
+        ("still", "true x_0 twice: what x_0 alone gives away"),
     ):
+        if name not in result:
+            continue
         row = result[name]
         cells = []
         for epoch in ("last", "best"):

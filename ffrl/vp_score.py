@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ffrl.data import SequenceData
+from ffrl.data import FactorSequences, SequenceData
 from ffrl.data.draws import stream_key, uniform_integers
 from ffrl.errors import ArgumentError
 from ffrl.models import Autoencoder
@@ -176,20 +176,26 @@ def summarize_seeds(accuracies: Sequence[VPAccuracy]) -> dict[str, Any]:
 def vp_score(model: Autoencoder, data: SequenceData, config: VPConfig) -> dict[str, Any]:
     """The VP score of a model's pairs, beside that of the true pairs of the same images, and chance.
 
-    The true pairs are the ceiling for a model that is right; wrong ones can be easier to tell apart.
+    The true pairs are the ceiling for a model that is right; wrong ones can be easier to tell apart. In a grid of
+    factors, sequences of k begin where factor k is 0, so that x_0 alone gives k away: what a classifier makes of true
+    pairs [x_0, x_0], in which nothing moves, takes the place of chance there.
 
     Returns:
-        {"generated": ..., "truth": ..., "chance": 1/K, "num_train": ..., "num_test": ...}; the first two from
-        ``summarize_seeds``, with the same images, k and split of every seed.
+        {"generated": ..., "truth": ..., "still": ..., "chance": 1/K, "num_train": ..., "num_test": ...}; the first
+        three from ``summarize_seeds``, with the same images, k and split of every seed; "still" of grids alone.
     """
     model.eval()
     device = next(model.parameters()).device
     kinds = data.num_transformations
-    found: dict[str, list[VPAccuracy]] = {"generated": [], "truth": []}
+    kinds_of_pairs = ("generated", "truth", *(("still",) if isinstance(data, FactorSequences) else ()))
+    found: dict[str, list[VPAccuracy]] = {name: [] for name in kinds_of_pairs}
     for seed in config.seeds:
         indices, k = choose_pairs(config.num_pairs, len(data), kinds, seed)
-        for name, source in (("generated", model), ("truth", None)):
-            pairs = make_pairs(source, data, indices, k, config.start)
+        for name in kinds_of_pairs:
+            pairs = make_pairs(model if name == "generated" else None, data, indices, k, config.start)
+            if name == "still":
+                first = pairs.x[:, : pairs.x.shape[1] // 2]
+                pairs = pairs._replace(x=torch.cat([first, first], 1))
             found[name].append(classify_pairs(pairs, kinds, config, seed, device))
     return {
         **{name: summarize_seeds(accuracies) for name, accuracies in found.items()},

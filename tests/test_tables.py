@@ -28,6 +28,7 @@ from ffrl.run_folder import create_run, write_json
 from ffrl.tables import (
     TablesCommand,
     aggregate,
+    comparable,
     markdown,
     numbers,
     remark_on,
@@ -35,7 +36,6 @@ from ffrl.tables import (
     settings_of,
     table_cells,
     table_data,
-    with_comparable_paper,
 )
 from ffrl.trained_run import load_trained_run
 from ffrl.trainer import Trainer
@@ -108,9 +108,17 @@ def test_what_the_test_set_lacks_is_said_before_anything_is_trained(tmp_path: Pa
 
 @pytest.mark.parametrize(("share", "paper"), [(0.1, {"VP": 95.7}), (0.01, {"VP": 92.7}), (0.2, {})])
 def test_the_papers_vp_score_is_that_of_the_same_share_of_the_pairs(share: float, paper: dict[str, float]):
-    experiment = with_comparable_paper(EXPERIMENTS["vp"], "mnist", VPConfig(train_fraction=share))
+    experiment = comparable(EXPERIMENTS["vp"], "mnist", VPConfig(train_fraction=share))
     assert [dict(row.paper) for row in experiment.rows] == [paper, {}]
-    assert with_comparable_paper(EXPERIMENTS["pdes"], "mnist", VPConfig()) is EXPERIMENTS["pdes"]
+    assert comparable(EXPERIMENTS["pdes"], "mnist", VPConfig()) is EXPERIMENTS["pdes"]
+
+
+def test_the_papers_numbers_are_beside_no_other_images(tmp_path: Path):
+    assert any(row.paper for row in EXPERIMENTS["pdes"].rows)
+    assert not any(row.paper for row in comparable(EXPERIMENTS["pdes"], "digits", VPConfig()).rows)
+    for name in ("pdes", "vp", "table1"):
+        with pytest.raises(ArgumentError, match=r"^data = 'dsprites-generated' .*'shapes'\) in table"):
+            table_cells(TablesCommand(name, data="dsprites-generated", out=tmp_path))
 
 
 def test_the_tables_of_other_sets_are_of_these_or_of_what_is_drawn_in_their_place(tmp_path: Path):
@@ -133,10 +141,12 @@ def test_the_tables_of_other_sets_are_of_these_or_of_what_is_drawn_in_their_plac
     assert {(cell.config.data, cell.config.validation_images) for cell in cells} == {("shapes3d-generated", 0)}
     assert "shapes3d-generated (drawn by this project)" in remark_on(command, cells, settings_of(command))
     experiment = EXPERIMENTS["shapes3d"]
-    published = with_comparable_paper(experiment, "shapes3d", VPConfig())
+    published = comparable(experiment, "shapes3d", VPConfig())
     paper = {"floor_hue": 613, "wall_hue": 653, "object_hue": 606, "scale": 600}
     assert [dict(row.paper) for row in published.rows] == [{}] * 6 + [paper, {}]
-    assert not any(row.paper for row in with_comparable_paper(experiment, "shapes3d-generated", VPConfig()).rows)
+    drawn_instead = comparable(experiment, "shapes3d-generated", VPConfig())
+    assert not any(row.paper for row in drawn_instead.rows)
+    assert published.title.endswith(", on 3D Shapes") and "generated" in drawn_instead.title
 
 
 def test_the_papers_errors_stand_beside_the_rows_they_are_of():

@@ -67,10 +67,10 @@ def test_end_values_are_101_steps_of_a_tenth():
     torch.testing.assert_close(values.diff(), torch.full((100,), 0.1, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("rows", [1, 500, 100_000])
-def test_the_search_finds_what_the_sequences_were_made_with(rows: int):
+@pytest.mark.parametrize("pixels", [1, 500 * SIZE * SIZE, 100_000 * SIZE * SIZE])
+def test_the_search_finds_what_the_sequences_were_made_with(pixels: int):
     model, data = synthetic(), Rendered(3)
-    found = search_traversals(model, data, rows=rows)  # type: ignore[arg-type]
+    found = search_traversals(model, data, pixels=pixels)  # type: ignore[arg-type]
     assert found.dimension.tolist() == [dimension for dimension, _ in TRUTH.values()]
     assert found.end_value.tolist() == pytest.approx([end for _, end in TRUTH.values()])
     # What is left is the fourth row: |i/10 - ½| of 8 pixels in STEPS frames, mean over i = 0, 1, 2.

@@ -20,6 +20,7 @@ from ffrl.data import TransformedImages
 from ffrl.errors import ArgumentError
 from ffrl.models import SequenceVAE
 from ffrl.presets import preset_config
+from ffrl.trained_run import load_trained_run
 from ffrl.trainer import Trainer
 from ffrl.vp_config import VPConfig
 from ffrl.vp_score import (
@@ -305,3 +306,15 @@ def test_bad_options_end_with_code_two(run: Path, tmp_path: Path):
     except SystemExit as error:  # refused while the command line was read
         code = error.code
     assert code == 2 and not (copy / "vp.json").exists()
+
+
+def test_in_a_grid_x_0_alone_gives_k_away_and_that_is_said(tmp_path: Path):
+    """The beginning of a sequence of k has factor k at 0, so that pairs in which nothing moves are told apart."""
+    grid = preset_config("tiny", "shapes3d-generated")
+    config = dataclasses.replace(grid, out=tmp_path / "run", iterations=1, device="cpu", tensorboard=False)
+    Trainer(config).run()
+    trained = load_trained_run(config.out, device="cpu")
+    found = vp_score(trained.model, trained.data, dataclasses.replace(SMALL, num_pairs=600, epochs=12, seeds=(0,)))
+    assert found["chance"] == 0.25
+    assert found["still"]["last"] > 0.4
+    assert "still" not in vp_score(tiny_model(), sequences(60), dataclasses.replace(SMALL, num_pairs=60, epochs=1))

@@ -241,12 +241,17 @@ class Album:
     def composition_lines(self, rows: Sequence[Mapping[str, Any]], joint: str) -> list[str]:
         """E of every composition over many images, two to a line."""
         words = []
+        counts = {row["num_images"] for row in rows}
         for row in rows:
             score, copy, zero = row["equivariance_error"], row["copy"], row["zero"]
             name = joint.join(row["transformations"])
-            words.append(f"{name} {score:.0f} ({percentage(score, copy)} of copying {copy:.0f}, black {zero:.0f})")
+            images = f", {row['num_images']:,} images" if len(counts) > 1 else ""
+            words.append(
+                f"{name} {score:.0f} ({percentage(score, copy)} of copying {copy:.0f}, black {zero:.0f}{images})"
+            )
         lines = ["     ".join(words[i : i + 2]) for i in range(0, len(words), 2)]
-        return [f"E over {self.composition['num_images']:,} test images:", *lines]
+        images = f"{counts.pop():,} test images" if len(counts) == 1 else "the test images that these can start from"
+        return [f"E over {images}:", *lines]
 
     def traverse_animation(self) -> bytes:
         scenes = []
