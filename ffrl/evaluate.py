@@ -68,14 +68,16 @@ def print_tables(result: dict[str, Any]) -> None:
             *("-" if value is None else f"{value:.4f}" for value in of_flow),
         )
     console.print(errors)
-    seen = "trained on x_0 alone, so for t > 0\nthis shows how it generalises and is no lower bound."
+    seen = "x_0 alone, so for t > 0\nthis shows how it generalises and is no lower bound."
     if "diffusivity" not in result:
-        seen = "trained on every frame.\nMethods without a flow move a dimension of the code, or a capsule."
+        seen = "every frame."
     console.print(
-        f"autoencoding: decode(encode(x_t)) in place of the flow; the encoder is {seen} "
-        "t=0: error of the one frame that needs no flow.",
+        f"autoencoding: decode(encode(x_t)) in place of the flow; the encoder is trained on {seen} "
+        "t=0: error of the one\nframe that needs no flow.",
         style="dim",
     )
+    if (moved := how_codes_move(result)) is not None:
+        console.print(moved, style="dim")
     if result["matching"] is not None:
         matching = result["matching"]
         console.print(
@@ -100,6 +102,22 @@ def print_tables(result: dict[str, Any]) -> None:
             "of method ffrl are of codes that have seen x_0 alone, so that the two kinds do not compare.",
             style="dim",
         )
+
+
+def how_codes_move(result: dict[str, Any]) -> str | None:
+    """Of a method without a flow: what takes its place."""
+    method, traversal = result["method"], result["traversal"]
+    if method in ("ffrl", "poflow"):
+        return None
+    if method == "tvae":
+        return "tvae moves codes by rolling capsules."
+    if traversal is None:
+        return (
+            f"{method} moves codes along a dimension chosen on validation images, of which the run has none: they stay."
+        )
+    rows = traversal["transformations"].items()
+    chosen = ", ".join(f"{name}: dimension {row['dimension']} to {row['end_value']:.1f}" for name, row in rows)
+    return f"{method} moves a dimension of the code, chosen on {traversal['num_images']} validation images: {chosen}."
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,12 +26,13 @@ from ffrl.checkpoint import (
 )
 from ffrl.checkpoint_writer import CheckpointWriter, snapshot
 from ffrl.config import TrainConfig
-from ffrl.data import FactorSequences, load_sequences, resolve_name
+from ffrl.data import FactorSequences, has_validation, load_sequences, resolve_name
 from ffrl.devices import lay_out_like_parameters, prepare_for_speed, resolve_device, training_device
 from ffrl.distributed import lost_ranks_reported, num_ranks, rank, requested_ranks, together
 from ffrl.errors import ArgumentError, CheckpointError
 from ffrl.ledger import LossLedger
 from ffrl.models import Autoencoder, build_model
+from ffrl.models.baselines import WithoutOperator
 from ffrl.objective import TrainingObjective
 from ffrl.ops.backends import check_backend, resolve_backend
 from ffrl.progress import TrainingProgress, require_tensorboard
@@ -92,6 +93,12 @@ class Trainer:
         self.images, self.data = together(lambda: load_sequences(config, "train", self.device))
         torch.manual_seed(config.seed)
         self.model = build_model(config).to(self.device)
+        if isinstance(self.model, WithoutOperator) and not has_validation(config):
+            logger.warning(
+                "validation_images = 0: method %r has no operator in the latent space and chooses on validation images "
+                "which dimension to move; without them it is scored on codes that stay where they are",
+                config.method,
+            )
         prepare_for_speed(self.model, config.compute, self.device)
         self.optimizer = torch.optim.Adam(self.model.parameter_groups(), lr=config.optimizer.learning_rate, fused=True)
         self.objective = TrainingObjective(self.model, config)

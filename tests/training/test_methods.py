@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+import ffrl.evaluate
 import ffrl.train
 from ffrl.config import BaselineConfig, EvaluationConfig, OptimizerConfig, TrainConfig
 from ffrl.errors import ArgumentError
@@ -115,3 +116,21 @@ def test_the_discriminator_has_its_own_rate_and_moments_in_training_and_after_a_
     for group in trainer.optimizer.param_groups:
         for parameter in group["params"]:
             assert trainer.optimizer.state[parameter]["step"] == 14
+
+
+def test_a_method_without_an_operator_says_what_it_lacks_and_what_moves(tmp_path, capsys, caplog):
+    for count, said in (
+        ("5", "on 5 validation images: scale: dimension "),
+        ("0", "of which the run has none: they stay"),
+    ):
+        caplog.clear()
+        short = short_run(tmp_path / count, iterations=2)
+        assert ffrl.train.main(command_line(short, "--method", "vae", "--validation-images", count)) == 0
+        assert ("validation_images = 0: method 'vae'" in caplog.text) == (count == "0")
+        capsys.readouterr()
+        evaluated = [str(short.out), "--num-images", "3", "--likelihood-images", "2", "--importance-samples", "2"]
+        assert ffrl.evaluate.main(evaluated) == 0
+        assert said in " ".join(capsys.readouterr().out.split())
+    caplog.clear()
+    assert ffrl.train.main(command_line(short_run(tmp_path / "tvae", iterations=1), "--method", "tvae")) == 0
+    assert "validation_images" not in caplog.text
