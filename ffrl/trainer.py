@@ -48,7 +48,7 @@ from ffrl.run_folder import (
 )
 from ffrl.saved_config import differences
 from ffrl.signals import stop_on_signals
-from ffrl.split_file import check_split, save_split
+from ffrl.split_file import SPLIT_FILE, check_split, save_split
 from ffrl.training_step import learning_rate, take_step
 
 logger = logging.getLogger(__name__)
@@ -143,9 +143,13 @@ class Trainer:
                 if isinstance(self.data, FactorSequences):
                     save_split(self.config.out, self.data.split)
             return
+        started = bool(checkpoint_folders(self.config.out))
         if isinstance(self.data, FactorSequences):
-            check_split(self.config.out, self.data.split)
-        if checkpoint_folders(self.config.out):
+            if started or (self.config.out / SPLIT_FILE).exists():
+                check_split(self.config.out, self.data.split)
+            elif rank() == 0:  # stopped between the two files of ``create_run`` and ``save_split``
+                save_split(self.config.out, self.data.split)
+        if started:
             self.restore(latest_checkpoint(self.config.out))
         else:
             logger.warning("%s holds no checkpoint: starting at iteration 0", self.config.out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from ffrl.errors import DataError
 IMAGES, CLASSES = "imgs.npy", "latents_classes.npy"
 SIZE = 64
 _IN_MEMORY = 64 << 20  # bytes of packed images; the full set has 377 million, which go to the cache
+_PIECE = 8 << 20  # bytes that are unpacked at a time
 
 
 def load_dsprites(path: Path, cache: Path) -> PackedImages:
@@ -56,13 +58,17 @@ def load_dsprites(path: Path, cache: Path) -> PackedImages:
 
     reader = _Reader(path, shape[0])
     row_bytes = SIZE * SIZE // 8
-    block = block_size(shape[0], row_bytes)
+    block = block_size(shape[0], SIZE * SIZE)
     if len(grid) * row_bytes <= _IN_MEMORY:
         packed = np.concatenate([read(i, min(i + block, len(grid))) for i in range(0, len(grid), block)])
         return PackedImages(grid, torch.from_numpy(packed), source)
     identity = {"file": path.name, "bytes": path.stat().st_size, "crc": reader.checksum}
     content = CacheContent("dSprites", identity, shape[0], (SIZE, SIZE // 8), read, block)
-    return PackedImages(grid, ImageCache(cache, "dsprites", content).open(), source)
+    store = ImageCache(cache, "dsprites", content)
+    if not store.path.exists():
+        with _reported(path):
+            reader.check()
+    return PackedImages(grid, store.open(), source)
 
 
 class _Reader:
@@ -75,14 +81,21 @@ class _Reader:
         self._stream: IO[bytes] | None = None
         self._position = 0
 
+    def check(self) -> None:
+        """Unpack everything once: the archive compares its checksum at the end, after the blocks of a damaged file."""
+        with zipfile.ZipFile(self.path) as archive, archive.open(IMAGES) as stream:
+            while stream.read(_PIECE):
+                pass
+
     def read(self, first: int, last: int) -> np.ndarray:
         """Images first..last-1, (n, 64, 8) uint8."""
         if self._stream is None or first < self._position:
             self._stream = zipfile.ZipFile(self.path).open(IMAGES)  # noqa: SIM115 - read in pieces
             _header(self._stream, self.path)
             self._position = 0
-        self._take(first - self._position)
-        data = self._take(last - first)
+        for _ in self._pieces(first - self._position):
+            pass
+        data = b"".join(self._pieces(last - first))
         self._position = last
         if last == self.count:
             if self._stream.read(1):  # at the end the archive compares its checksum
@@ -93,17 +106,16 @@ class _Reader:
             raise DataError(f"{self.path}: {IMAGES} has pixels other than 0 and 1")
         return np.packbits(pixels, axis=2)
 
-    def _take(self, count: int) -> bytes:
+    def _pieces(self, count: int) -> Iterator[bytes]:
+        """The next ``count`` images."""
         assert self._stream is not None
         due = count * SIZE * SIZE
-        parts = []
         while due:
-            part = self._stream.read(min(due, 8 << 20))
-            if not part:
+            piece = self._stream.read(min(due, _PIECE))
+            if not piece:
                 raise DataError(f"{self.path}: {IMAGES} is truncated")
-            parts.append(part)
-            due -= len(part)
-        return b"".join(parts)
+            due -= len(piece)
+            yield piece
 
 
 def _header(stream: IO[bytes], path: Path) -> tuple[int, ...]:
@@ -150,7 +162,7 @@ def _reported(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such file") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, tokenize.TokenError) as error:
         raise DataError(f"{path}: truncated or corrupt ({error})") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error

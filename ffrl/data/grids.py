@@ -65,7 +65,7 @@ def find_grid(data_set: DataSet, data_dir: Path | None = None) -> Path:
     for file in data_set.files:
         for folder in places:
             found = folder / file
-            if (found / "images").is_dir() if data_set.labels else found.is_file():
+            if (found / "images" / "000000.png").is_file() if data_set.labels else found.is_file():
                 return found
     wanted = " or ".join(file for file in data_set.files if file != ".") + (", a folder" if data_set.labels else "")
     raise DataUnavailable(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import tokenize
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ffrl.catalogue import DataSet
+from ffrl.catalogue import DATA_SETS, DataSet
 from ffrl.data.factors import FactorGrid
 from ffrl.data.file_images import FileImages
 from ffrl.data.image_cache import CacheContent, ImageCache, block_size
@@ -25,7 +26,8 @@ def load_png_folder(folder: Path, cache: Path, data_set: DataSet) -> FileImages:
 
     Args:
         folder: holds ``images`` and, where they were not left out, the labels.
-        cache: folder for the decoded images, made when it is needed.
+        cache: folder for the decoded images, made when it is needed. It is known by the sizes of 256 of the files: that
+            another one has been replaced is not noticed, and the cache has to be deleted.
         data_set: "falcor3d" or "isaac3d" of the catalogue: factors, image size and the name of the labels' file.
 
     Raises:
@@ -39,8 +41,8 @@ def load_png_folder(folder: Path, cache: Path, data_set: DataSet) -> FileImages:
     sampled = [names[number * len(names) // _SAMPLES] for number in range(min(_SAMPLES, len(names)))]
     try:
         sizes = [(folder / "images" / name).stat().st_size for name in sampled]
-    except FileNotFoundError as error:
-        raise DataError(f"{error.filename}: there is no such file; {_expected(data_set)}") from error
+    except OSError as error:
+        raise DataError(f"{error.filename}: {error.strerror or error}; {_expected(data_set)}") from error
 
     def read(first: int, last: int) -> np.ndarray:
         paths = [folder / "images" / name for name in names[first:last]]
@@ -58,7 +60,7 @@ def load_png_folder(folder: Path, cache: Path, data_set: DataSet) -> FileImages:
     content = CacheContent(data_set.title, {"sizes": sizes}, len(grid), shape, read, block)
     store = ImageCache(cache, data_set.name, content)
     if not store.path.exists():
-        _check_names(folder / "images", names, data_set)
+        _check_names(folder, names, data_set)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         records = store.open()
     return FileImages(grid, records, f"{data_set.title} from {folder}, {len(grid):,} images")
@@ -70,22 +72,30 @@ def _decode(path: Path, size: tuple[int, int]) -> np.ndarray:
         from PIL import Image
     except ImportError as error:
         raise DataError("PNG files need Pillow, which is not installed: pip install 'ffrl[data]'") from error
+    bomb = Image.DecompressionBombError  # of a size that no image of these sets has
     try:
         with Image.open(path, formats=("PNG",)) as image:
             if image.mode != "RGB" or image.size != size[::-1]:
                 raise DataError(f"{path}: {image.mode} of {image.size} pixels, expected RGB of {size[::-1]}")
             return np.asarray(image)
     # Pillow reports what is wrong with a file in many ways; SyntaxError is one of them.
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, bomb) as error:
         if isinstance(error, FileNotFoundError):
             raise DataError(f"{path}: there is no such file") from error
         raise DataError(f"{path}: truncated or corrupt ({error})") from error
 
 
-def _check_names(folder: Path, names: list[str], data_set: DataSet) -> None:
-    """Raise DataError unless all files are there; before hours of decoding are spent on those that are."""
+def _check_names(parent: Path, names: list[str], data_set: DataSet) -> None:
+    """Raise DataError unless all files are there, and nothing of another set, before hours of decoding are spent."""
+    folder = parent / "images"
     with os.scandir(folder) as entries:
         found = {entry.name for entry in entries}
+    surplus = [name for name in found - set(names) if name.endswith(".png") and name.removesuffix(".png").isdecimal()]
+    if surplus:
+        raise DataError(f"{folder / min(surplus)} is not of this set; {_expected(data_set)}")
+    for other in DATA_SETS.values():
+        if other.labels and other.labels != data_set.labels and (parent / other.labels).exists():
+            raise DataError(f"{parent / other.labels} is of {other.title}, not of {data_set.title}")
     missing = [name for name in names if name not in found]
     if missing:
         others = f" and {len(missing) - 1:,} others are" if len(missing) > 1 else " is"
@@ -103,7 +113,7 @@ def _check_labels(path: Path, grid: FactorGrid) -> None:
     try:
         with open(path, "rb") as file:
             labels = np.lib.format.read_array(file, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, tokenize.TokenError) as error:
         raise DataError(f"{path}: truncated or corrupt ({error})") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error

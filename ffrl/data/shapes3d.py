@@ -50,7 +50,9 @@ def load_shapes3d(path: Path, cache: Path, data_set: DataSet = DATA_SETS["shapes
             _check_labels(path, grid, labels[()])
             offset, chunks = images.id.get_offset(), images.chunks
             plain = chunks is None and not images.is_virtual and images.external is None
-    except (OSError, RuntimeError, ValueError) as error:
+    except DataError:
+        raise
+    except (OSError, RuntimeError, ValueError, TypeError) as error:
         raise DataError(f"{path}: truncated or corrupt ({error})") from error
     if plain and offset is not None:
         return FileImages(grid, RecordFile(path, len(grid), shape[1:], offset), source, channels_last=True)

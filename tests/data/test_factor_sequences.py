@@ -9,12 +9,15 @@ import torch
 
 from ffrl.catalogue import DATA_SETS, GRIDS
 from ffrl.config import SplitConfig
+from ffrl.data import load_sequences
 from ffrl.data.drawn_images import DrawnImages
+from ffrl.data.draws import stream_key, uniform_integers
 from ffrl.data.factor_sequences import FactorSequences
 from ffrl.data.factors import Factor, FactorGrid
 from ffrl.data.grids import load_grid
 from ffrl.data.splits import FactorSplit
 from ffrl.errors import ArgumentError
+from ffrl.presets import preset_config
 from tests.data.grid_files import NumberedImages, numbers_of
 
 FACTORS = [(name, factor.name) for name in GRIDS for factor in DATA_SETS[name].factors]
@@ -100,6 +103,27 @@ def test_training_draws_all_sequences_alike() -> None:
     counts = torch.bincount(starts)[split.starts("train", [0])]
     assert counts.sum() == 14_000
     assert float(((counts - 1000) ** 2 / 1000).sum()) < 40.8  # chi-squared of 13 degrees, p = 1e-4
+
+
+def test_every_row_of_a_batch_has_a_draw_of_its_own() -> None:
+    """Draw 1 + row of the stream of (seed, iteration), whatever k the row shows."""
+    data = numbered("shapes3d")
+    starts = numbers_of(data.training_batch(5, 9, 24, True).x[:, 0])
+    for k in range(4):
+        own = data.split.starts("train", [k])
+        rows = range(6 * k, 6 * k + 6)
+        draws = [uniform_integers(stream_key(5, 9), 1 + row, 1, len(own))[0] for row in rows]
+        assert torch.equal(starts[6 * k : 6 * k + 6], own[torch.tensor(draws)])
+
+
+def test_a_run_has_the_split_of_its_configuration() -> None:
+    config = preset_config("tiny", "shapes3d-generated")
+    splits = [
+        load_sequences(dataclasses.replace(config, split=SplitConfig(seed=seed, test=share)), "train")[1].split
+        for seed, share in ((0, 0.1), (1, 0.1), (0, 0.3))
+    ]
+    assert len({str(split.as_dict()["cells"]) for split in splits}) == 3
+    assert splits[2].count("test") > 2 * splits[0].count("test")
 
 
 def test_mixed_k_by_tensor() -> None:

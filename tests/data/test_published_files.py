@@ -102,7 +102,7 @@ def overwritten(path: Path) -> None:
         (cut, "truncated or corrupt"),
         (overwritten, "corrupt"),
         (h5_without("images"), r"has no data set 'images'; it has \['labels'\]"),
-        (h5_without("labels"), "has no data set 'labels'"),
+        (h5_without("labels"), r"3dshapes\.h5 has no data set 'labels'; it has \['images'\]$"),
         (h5_replaced("images", np.zeros((96, 64, 64), dtype=np.uint8)), r"images is uint8 \(96, 64, 64\), expected"),
         (h5_replaced("images", np.zeros((96, 64, 64, 3))), "images is float64"),
         (h5_replaced("labels", np.zeros((95, 6))), r"labels is float64 \(95, 6\), expected float64 \(96, 6\)"),
@@ -214,6 +214,8 @@ def labels_replaced(value: np.ndarray) -> Callable[[Path], None]:
             "row 0 has another lighting_intensity than image 000000.png",
         ),
         (labels_replaced(np.array([{}], dtype=object)), "truncated or corrupt"),
+        (lambda folder: (folder / "images" / "000016.png").touch(), r"000016\.png is not of this set; Falcor3D has"),
+        (lambda folder: (folder / "labels.npy").touch(), r"labels\.npy is of Isaac3D, not of Falcor3D"),
     ],
 )
 def test_bad_png_folders(tmp_path: Path, change: Callable[[Path], object], message: str) -> None:
@@ -245,6 +247,54 @@ def test_dsprites_through_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert np.array_equal(loaded.images(torch.arange(144)).numpy(), 255 * pixels[:, None])
     (images,) = (tmp_path / "cache").glob("*.images")
     assert images.stat().st_size == 144 * 512
+
+
+def test_nothing_of_a_damaged_file_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The archive tells of a wrong pixel only at its end; the good file has the same name, size and checksum."""
+    path = tmp_path / "d.npz"
+    pixels = write_dsprites(path, (3, 2, 4, 2, 3))
+    with np.load(path, allow_pickle=True) as file:
+        np.savez(path, **{name: file[name] for name in file.files})
+    whole = path.read_bytes()
+    place = whole.index(pixels[0].tobytes())
+    path.write_bytes(whole[:place] + bytes([1 - pixels[0, 0, 0]]) + whole[place + 1 :])
+    monkeypatch.setattr("ffrl.data.dsprites._IN_MEMORY", 1000)
+    monkeypatch.setattr("ffrl.data.dsprites.block_size", lambda count, size: 50)
+    with pytest.raises(DataError, match="CRC"):
+        load_dsprites(path, tmp_path / "cache")
+    path.write_bytes(whole)
+    loaded = load_dsprites(path, tmp_path / "cache")
+    assert np.array_equal(loaded.images(torch.arange(144)).numpy(), 255 * pixels[:, None])
+
+
+def test_another_file_of_the_same_name_has_a_cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ffrl.data.dsprites._IN_MEMORY", 1000)
+    path = tmp_path / "d.npz"
+    for high in (2, 1):
+        pixels = np.random.default_rng(high).integers(0, high, (144, 64, 64), dtype=np.uint8)
+        write_dsprites(path, (3, 2, 4, 2, 3), imgs=pixels)
+        loaded = load_dsprites(path, tmp_path / "cache")
+        assert np.array_equal(loaded.images(torch.arange(144)).numpy(), 255 * pixels[:, None])
+    assert len(list((tmp_path / "cache").glob("*.images"))) == 2
+
+
+def test_another_folder_or_file_of_3d_scenes_has_a_cache_of_its_own(tmp_path: Path) -> None:
+    pytest.importorskip("PIL")
+    h5py = pytest.importorskip("h5py")
+    from PIL import Image
+
+    write_png_folder(tmp_path / "set", FALCOR3D)
+    load_png_folder(tmp_path / "set", tmp_path / "cache", FALCOR3D)
+    black = np.zeros((128, 128, 3), dtype=np.uint8)
+    for file in (tmp_path / "set" / "images").iterdir():
+        Image.fromarray(black).save(file)
+    assert not load_png_folder(tmp_path / "set", tmp_path / "cache", FALCOR3D).images(torch.arange(16)).any()
+    path = tmp_path / "3dshapes.h5"
+    write_shapes3d(path, SHAPES3D, **LAYOUTS["images"])
+    load_shapes3d(path, tmp_path / "cache", SHAPES3D)
+    with h5py.File(path, "a") as file:
+        file["images"][...] = 7
+    assert load_shapes3d(path, tmp_path / "cache", SHAPES3D).images(torch.arange(96)).eq(7).all()
 
 
 SIZES = (3, 1, 2, 2, 3)
@@ -340,8 +390,12 @@ def test_where_files_are_looked_for(tmp_path: Path, cache: Path, monkeypatch: py
     (given / "dsprites" / coarse).touch()
     assert find_grid(data_set, given) == given / "dsprites" / coarse == find_grid(data_set, given / "dsprites")
     (given / "falcor3d" / "images").mkdir(parents=True)
+    with pytest.raises(DataUnavailable):  # an empty folder
+        find_grid(DATA_SETS["falcor3d"], given)
+    (given / "falcor3d" / "images" / "000000.png").touch()
     assert find_grid(DATA_SETS["falcor3d"], given) == given / "falcor3d"
     (given / "Falcor3D_down128" / "images").mkdir(parents=True)
+    (given / "Falcor3D_down128" / "images" / "000000.png").touch()
     assert find_grid(DATA_SETS["falcor3d"], given) == given / "Falcor3D_down128"
     with pytest.raises(ArgumentError, match="data = 'mnist'"):
         load_grid("mnist")

@@ -91,6 +91,27 @@ def test_another_split_is_not_trained_or_tested_on(run: Path, tmp_path: Path) ->
         load_trained_run(moved)
 
 
+def test_a_run_that_was_stopped_before_its_split_was_saved_starts_again(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_bytes((run / "config.json").read_bytes())
+    trainer = Trainer(run_of(tmp_path / "run", resume=True))
+    assert trainer.iteration == 0
+    assert (tmp_path / "run" / SPLIT_FILE).read_bytes() == (run / SPLIT_FILE).read_bytes()
+
+
+def test_traversals_are_chosen_on_the_validation_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = []
+
+    def choose(model: object, data: FactorSequences, *, num_images: int) -> dict[str, object]:
+        parts.append((data.part, data.split.config.seed))
+        return {}
+
+    monkeypatch.setattr("ffrl.trained_run.choose_traversals", choose)
+    config = run_of(tmp_path / "run", method="vae", iterations=1, split=SplitConfig(seed=3))
+    Trainer(config).run()
+    assert load_trained_run(tmp_path / "run").traversal == {} and parts == [("validation", 3)]
+
+
 def test_evaluated_and_drawn(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
     common = ["--num-images", "12", "--device", "cpu"]
