@@ -269,6 +269,11 @@ def test_bad_options_end_with_code_two(run: Path, tmp_path: Path, flags: list[st
     assert not (copy / "generalisation.json").exists()
 
 
+def test_a_class_that_is_not_there_is_refused_by_its_option(run: Path, capsys: pytest.CaptureFixture[str]):
+    assert run_command(ffrl.generalisation.main, [str(run), *ARGUMENTS, "--classes", "77"]) == 2
+    assert "error: classes[0] = 77 is not allowed; expected one of the classes [0, 1," in capsys.readouterr().err
+
+
 def test_numbers_are_numbers(run: Path):
     """JSON has no NaN: nothing that is written may be one."""
     assert run_command(ffrl.generalisation.main, [str(run), *ARGUMENTS]) == 0
