@@ -128,7 +128,9 @@ class ModelConfig:
             require(len(widths) > 0, f"model.{name}", widths, "at least one width")
             for i, width in enumerate(widths):
                 require_integer(f"model.{name}[{i}]", width, 1)
-        require(self.image_size % 2 == 0, "model.image_size", self.image_size, "an even integer: a convolution halves it")
+        require(
+            self.image_size % 2 == 0, "model.image_size", self.image_size, "an even integer: a convolution halves it"
+        )
         most = (self.image_size & -self.image_size).bit_length() - 1  # times that it can be halved
         allowed = f"at most {most} widths: each convolution halves model.image_size = {self.image_size}"
         require(len(self.conv_widths) <= most, "model.conv_widths", self.conv_widths, allowed)
