@@ -81,6 +81,8 @@ def score(command: GeneralisationCommand, trained: TrainedRun) -> dict[str, Any]
         "iteration": trained.iteration,
         "data": config.data,
         "split": "test",
+        "num_images": command.num_images,
+        "factor": command.factor,
         "matching": trained.matching,
         "held_out_classes": list(config.held_out_classes),
         "composition": composition_errors(model, data, **sizes),

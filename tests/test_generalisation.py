@@ -216,6 +216,7 @@ def test_command_scores_seen_and_unseen_classes_and_other_images(run: Path, caps
     printed = capsys.readouterr().out
     result = json.loads((run / "generalisation.json").read_text())
     assert (result["iteration"], result["split"], result["held_out_classes"]) == (4, "test", [8, 3])
+    assert (result["num_images"], result["factor"]) == (6, 2)
     assert list(result["images"]) == ["digits, seen", "digits, unseen", "shapes", "dsprites-generated"]
     test = load_images("digits", "test")
     config = load_config(run).sequence
