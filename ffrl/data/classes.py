@@ -10,9 +10,7 @@ from ffrl.data.registry import ImageSet
 from ffrl.errors import ArgumentError
 
 
-def split_classes(
-    images: ImageSet, classes: Sequence[int], argument: str = "classes"
-) -> tuple[ImageSet, ImageSet]:
+def split_classes(images: ImageSet, classes: Sequence[int], argument: str = "classes") -> tuple[ImageSet, ImageSet]:
     """The images of all other classes and those of ``classes``, each in their old order; either may be empty.
 
     Errors call the classes ``argument``.
