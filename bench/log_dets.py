@@ -6,14 +6,16 @@ the paper's log|1 + Δu|, and the latter with Hutchinson's estimate of Δu.
 
 from __future__ import annotations
 
+import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ffrl.data import TransformedImages
+from ffrl.command_line import run_command
+from ffrl.data import SequenceData
 from ffrl.models import SequenceVAE
 from ffrl.models.flow import log_det_trace
 from ffrl.tables import markdown_rows
@@ -24,7 +26,7 @@ FLOOR = 1e-3
 
 @torch.no_grad()
 def log_dets(
-    model: SequenceVAE, data: TransformedImages, k: int, *, num_images: int = 500, num_probes: int = 16
+    model: SequenceVAE, data: SequenceData, k: int, *, num_images: int = 500, num_probes: int = 16
 ) -> dict[str, Tensor]:
     """Of every step of ``num_images`` flows along potential k, (B, T) each.
 
@@ -63,15 +65,23 @@ def markdown(rows: dict[str, dict[str, float]]) -> str:
     return markdown_rows(["transformation", *columns], lines)
 
 
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    description = (__doc__ or "").splitlines()[0].partition(":")[0]
+    parser = argparse.ArgumentParser(prog="python -m bench.log_dets", description=f"{description}.")
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder written by python -m ffrl.train")
+    return parser.parse_args(argv)
+
+
 def main(argv: list[str]) -> int:
+    arguments = parse(argv)
     torch.manual_seed(0)
-    trained: Any = load_trained_run(Path(argv[0]), device="cpu")
-    names = trained.config.sequence.transformations
-    rows = {name: summary(log_dets(trained.model, trained.data, k)) for k, name in enumerate(names)}
+    trained = load_trained_run(arguments.run, device="cpu")
+    model, names = trained.flow_model(), trained.config.sequence.transformations
+    rows = {name: summary(log_dets(model, trained.data, k)) for k, name in enumerate(names)}
     print("Nats per step, means over 500 test images and the steps; Hutchinson's estimate from 16 probes.\n")
     print(markdown(rows))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_command(main))

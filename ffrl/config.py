@@ -128,15 +128,14 @@ class ModelConfig:
             require(len(widths) > 0, f"model.{name}", widths, "at least one width")
             for i, width in enumerate(widths):
                 require_integer(f"model.{name}[{i}]", width, 1)
-        divisor = 2 ** len(self.conv_widths)
         require(
-            self.image_size % divisor == 0,
-            "model.image_size",
-            self.image_size,
-            f"a multiple of {divisor} (each of the {len(self.conv_widths)} convolutions halves it)",
+            self.image_size % 2 == 0, "model.image_size", self.image_size, "an even integer: a convolution halves it"
         )
-        require_number("model.initial_intensity", self.initial_intensity, 0.0, above=True)
-        require(self.initial_intensity < 1, "model.initial_intensity", self.initial_intensity, "a number below 1")
+        most = (self.image_size & -self.image_size).bit_length() - 1  # times that it can be halved
+        allowed = f"at most {most} widths: each convolution halves model.image_size = {self.image_size}"
+        require(len(self.conv_widths) <= most, "model.conv_widths", self.conv_widths, allowed)
+        intensity = self.initial_intensity
+        require(0 < intensity < 1, "model.initial_intensity", intensity, "a number in (0, 1), without its ends")
         if self.time_dim is not None:
             require_integer("model.time_dim", self.time_dim, 4)
             require(self.time_dim % 2 == 0, "model.time_dim", self.time_dim, "an even integer >= 4")

@@ -29,7 +29,8 @@ def resolve_device(name: str) -> torch.device:
         raise ArgumentError("device", repr(name), "'auto', 'cpu', 'cuda' or 'cuda:N'")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type == "cuda" and (device.index or 0) >= count:
-        raise ArgumentError("device", repr(name), f"one of the {count} CUDA devices that torch sees here")
+        allowed = f"one of the {count} CUDA devices that torch sees here, or 'cpu'"
+        raise ArgumentError("device", repr(name), allowed if count else "'cpu': torch sees no CUDA device here")
     return device
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -73,7 +74,8 @@ def lost_ranks_reported(when: str) -> Iterator[None]:
         if requested_ranks() == 1 or not (isinstance(error, dist.DistError) or "gloo" in text or "NCCL" in text):
             raise
         number = int(os.environ["RANK"])  # also where they have not been joined yet
-        raise DistributedError(number, requested_ranks(), when, text.partition("\n")[0]) from error
+        reason = re.split(r"\.\s", text.partition("\n")[0], maxsplit=1)[0]  # gloo's have jokes in the second sentence
+        raise DistributedError(number, requested_ranks(), when, reason) from error
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:

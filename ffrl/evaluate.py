@@ -80,9 +80,10 @@ def print_tables(result: dict[str, Any]) -> None:
         console.print(moved, style="dim")
     if result["matching"] is not None:
         matching = result["matching"]
+        potentials = ", ".join(f"{name}: potential {k}" for name, k in matching["potential_of"].items())
         console.print(
             f"k recognized from the frames in {100 * matching['accuracy']:.2f} % of {matching['num_images']} images "
-            f"under each transformation, by the potentials {matching['potential_of']} of the run"
+            f"under each transformation; {potentials}"
         )
         rows = result["transformations"].items()
         inferred = ", ".join(f"{name} {row['recognized_equivariance_error']:.1f}" for name, row in rows)

@@ -70,7 +70,7 @@ def score(command: GeneralisationCommand, trained: TrainedRun) -> dict[str, Any]
         return load_small_sprites(name, folder) if name in SPRITES else load_images(name, "test", folder)
 
     apart = config.held_out_classes if command.classes is None else command.classes
-    seen, unseen = split_classes(own, apart)
+    seen, unseen = split_classes(own, apart, "held_out_classes" if command.classes is None else "classes")
     others: Sequence[DataName] = command.other_data or [name for name in OTHER_DATA if name != own.name]
     names = ("seen", "unseen") if command.classes is None else ("other classes", f"classes {apart}")
     sets = {f"{own.name}, {names[0]}": seen, f"{own.name}, {names[1]}": unseen} if apart else {own.name: seen}
@@ -81,6 +81,8 @@ def score(command: GeneralisationCommand, trained: TrainedRun) -> dict[str, Any]
         "iteration": trained.iteration,
         "data": config.data,
         "split": "test",
+        "num_images": command.num_images,
+        "factor": command.factor,
         "matching": trained.matching,
         "held_out_classes": list(config.held_out_classes),
         "composition": composition_errors(model, data, **sizes),

@@ -78,10 +78,12 @@ class TablesCommand:
 def table_cells(command: TablesCommand) -> list[Cell]:
     """All cells of the table, row by row."""
     from ffrl.data import load_sequences
+    from ffrl.devices import resolve_device
 
+    resolve_device(command.device)  # one error here rather than one in every cell, as for the data
     experiment, data = EXPERIMENTS[command.name], table_data(command)
     base = preset_config(command.preset, data)
-    load_sequences(base, "train", data_dir=command.data_dir)  # one error here rather than one in every cell
+    load_sequences(base, "train", data_dir=command.data_dir)
     check_test_images(command, load_sequences(base, "test", data_dir=command.data_dir)[0])
     common: dict[str, Any] = {
         "data": data,

@@ -28,9 +28,10 @@ class TrainedRun(NamedTuple):
     traversal: dict[str, Any] | None  # of a method without an operator, see choose_traversals
 
     def flow_model(self) -> SequenceVAE:
-        """The model, where it is FFRL's; raises ArgumentError for another method, which has no potentials to ask."""
+        """The model, where it is FFRL's; raises ArgumentError for a run of another method."""
         if not isinstance(self.model, SequenceVAE):
-            raise ArgumentError("method", repr(self.config.method), "'ffrl', the method of this command")
+            allowed = f"a run of method 'ffrl', which this command is for; it is of method {self.config.method!r}"
+            raise ArgumentError("run", repr(str(self.config.out)), allowed)
         return self.model
 
 

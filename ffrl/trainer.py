@@ -56,6 +56,11 @@ logger = logging.getLogger(__name__)
 SIGNAL_GRACE_SECONDS = 5.0  # of several processes
 
 
+def chosen_backend(model: Autoencoder, backend: str, device: torch.device) -> str | None:
+    """The backend of the potential op that a model takes, None of one without potentials."""
+    return resolve_backend(backend, device, fused=True) if hasattr(model, "flow") else None
+
+
 def in_parallel(objective: TrainingObjective, device: torch.device) -> torch.nn.Module:
     """The objective, its gradients averaged over all processes where there are several."""
     if num_ranks() == 1:
@@ -67,7 +72,7 @@ def in_parallel(objective: TrainingObjective, device: torch.device) -> torch.nn.
         buffers: False,
         "gradient_as_bucket_view": True,
         # Nested autograd gives the last bias of u no gradient; to look for such parameters, one waits for the device.
-        "find_unused_parameters": resolve_backend(objective.config.backend, device, fused=True) == "oracle",
+        "find_unused_parameters": chosen_backend(objective.model, objective.config.backend, device) == "oracle",
     }
     return ddp(objective, [device.index] if device.type == "cuda" else None, **options)  # type: ignore[arg-type]
 
@@ -165,8 +170,9 @@ class Trainer:
         state = checkpoint.state
         ranks = state.get("num_ranks", 1)  # version 0.1.0 knew no other number
         if ranks != num_ranks():
+            start = f"start it with torchrun --nproc-per-node={ranks}" if ranks > 1 else "start it without torchrun"
             raise CheckpointError(
-                f"{folder} is of {ranks} processes, whose batches were one; now there are {num_ranks()}"
+                f"{folder} is of {ranks} processes, whose batches were one; now there are {num_ranks()}: {start}"
             )
         try:
             self.optimizer.load_state_dict(state["optimizer"])
@@ -178,6 +184,8 @@ class Trainer:
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{folder / STATE_FILE} is of another configuration or version: {error!r}") from error
         lay_out_like_parameters(self.optimizer)
+        if rank() == 0 and self.iteration < self.config.iterations:
+            logger.info("%s continues at iteration %d", self.config.out, self.iteration)
 
     def save(self) -> None:
         """Write a checkpoint of this iteration, unless there is one."""
@@ -349,7 +357,7 @@ class Trainer:
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "data": self.config.data,
             "data_source": self.images.source,
-            "backend": resolve_backend(self.config.backend, self.device, fused=True),
+            "backend": chosen_backend(self.model, self.config.backend, self.device),
             "precision": self.config.precision,
             "device": str(self.device),
             "threads": torch.get_num_threads(),

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 FIGURES_FOLDER = "figures"
 COMPOSITION_FILE = "composition.json"
 MOST_DIGITS = 10
+DIGITS = 4
+HANDWRITTEN = ("mnist", "digits")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,26 +32,30 @@ class TraverseCommand(OnRun):
 
     out: Path | None = None
     """Folder for the pictures; default RUN/figures."""
-    num_digits: int = 4
-    """Test images in each picture, of different classes, drawn at random."""
+    num_digits: int | None = None
+    """Test images in each picture, of different classes, drawn at random; default 4."""
     seed: int = 0
     """Of that draw."""
     indices: tuple[int, ...] | None = None
-    """Test images by number, instead of a draw."""
+    """Test images by number, instead of a draw and without its num-digits and seed."""
     num_images: int = 1000
     """Test images for the errors of switches and superpositions."""
     batch_size: int = 250
 
     def __post_init__(self) -> None:
-        for name in ("num_digits", "num_images", "batch_size"):
+        for name in ("num_images", "batch_size"):
             require_integer(name, getattr(self, name), 1)
         require_integer("seed", self.seed, 0)
-        require(self.num_digits <= MOST_DIGITS, "num_digits", self.num_digits, f"at most {MOST_DIGITS}")
+        if self.num_digits is not None:
+            require_integer("num_digits", self.num_digits, 1)
+            require(self.num_digits <= MOST_DIGITS, "num_digits", self.num_digits, f"at most {MOST_DIGITS}")
+            require(self.indices is None, "num_digits", self.num_digits, "none beside indices, which choose the images")
         if self.indices is not None:
             fits = 1 <= len(self.indices) <= MOST_DIGITS
             require(fits, "indices", self.indices, f"1 to {MOST_DIGITS} numbers of test images")
             for i, index in enumerate(self.indices):
                 require_integer(f"indices[{i}]", index, 0)
+                require(index not in self.indices[:i], f"indices[{i}]", index, "a number that is not there before")
 
 
 def choose_digits(labels: Tensor, count: int, seed: int) -> list[int]:
@@ -66,11 +72,16 @@ def choose_digits(labels: Tensor, count: int, seed: int) -> list[int]:
     return sorted(order, key=rank.__getitem__)[:count]
 
 
+def shown_of(name: str) -> str:
+    """What the images of a data set show, for a title."""
+    return "handwritten digits" if name in HANDWRITTEN else DATA_SETS[name].title
+
+
 def read_evaluation(run: Path, iteration: int) -> tuple[dict[str, Any] | None, str]:
     """evaluation.json if it is of this iteration, otherwise None and a remark on why not."""
     path = run / EVALUATION_FILE
     if not path.exists():
-        return None, f"there is no {path}: the pictures show errors of their own digits only"
+        return None, f"there is no {path}: the pictures show errors of their own images only"
     try:
         evaluation = json.loads(path.read_text())
         found = evaluation["iteration"]
@@ -144,7 +155,7 @@ def main(argv: list[str]) -> int:
     evaluation, remark = read_evaluation(command.run, iteration)
     chosen = command.indices
     if chosen is None:
-        chosen = choose_digits(images.labels, command.num_digits, command.seed)
+        chosen = choose_digits(images.labels, command.num_digits or DIGITS, command.seed)
     for i, index in enumerate(chosen):
         require(index < len(data), f"indices[{i}]", index, f"a number below {len(data)}, the size of the test set")
     how = "chosen by number" if command.indices else f"drawn at random (seed {command.seed})"
@@ -153,7 +164,7 @@ def main(argv: list[str]) -> int:
     composition = composition_errors(model, data, num_images=command.num_images, batch_size=command.batch_size)
     indices = torch.tensor(chosen, device=data.device)
     records = read_metrics(command.run)
-    pictures = Album(model, data, indices, source, evaluation, composition).draw(records)
+    pictures = Album(model, data, indices, source, evaluation, composition, shown_of(images.name)).draw(records)
 
     try:
         out.mkdir(parents=True, exist_ok=True)

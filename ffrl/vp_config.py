@@ -39,8 +39,8 @@ class VPConfig:
         require_number("train_fraction", self.train_fraction, 0.0, above=True)
         require_number("learning_rate", self.learning_rate, 0.0, above=True)
         fits = 2 <= self.num_train < self.num_pairs
-        allowed = f"a share of the {self.num_pairs} pairs that leaves two to train on and one to test"
-        require(fits, "train_fraction", self.train_fraction, allowed)
+        allowed = "two pairs or more to train on and one to test, of num_pairs the share train_fraction to train on"
+        require(fits, "num_pairs, train_fraction", (self.num_pairs, self.train_fraction), allowed)
         require(len(self.widths) > 0, "widths", self.widths, "at least one width")
         for i, width in enumerate(self.widths):
             require_integer(f"widths[{i}]", width, 1)

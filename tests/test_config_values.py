@@ -32,7 +32,8 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (SequenceConfig, {"max_hue": -1.0}, "sequence.max_hue"),
     (SequenceConfig, {"max_hue": "160"}, "sequence.max_hue"),
     (ModelConfig, {"image_channels": 0}, "model.image_channels"),
-    (ModelConfig, {"image_size": 30}, "model.image_size"),
+    (ModelConfig, {"image_size": 29}, "model.image_size"),
+    (ModelConfig, {"image_size": 30}, "model.conv_widths"),
     (ModelConfig, {"latent_dim": 0}, "model.latent_dim"),
     (ModelConfig, {"conv_widths": ()}, "model.conv_widths"),
     (ModelConfig, {"conv_widths": (8, 0)}, r"model.conv_widths\[1\]"),
@@ -42,6 +43,7 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (ModelConfig, {"potential_widths": (8, 8, 8)}, "model.potential_widths"),
     (ModelConfig, {"initial_intensity": 0.0}, "model.initial_intensity"),
     (ModelConfig, {"initial_intensity": 1.0}, "model.initial_intensity"),
+    (ModelConfig, {"initial_intensity": math.nan}, "model.initial_intensity"),
     (ModelConfig, {"output_activation": "relu"}, "model.output_activation"),
     (ModelConfig, {"time_dim": 7}, "model.time_dim"),
     (ModelConfig, {"time_dim": 2}, "model.time_dim"),
@@ -117,6 +119,20 @@ def test_refused_values(kind: type, fields: dict[str, Any], name: str):
     with pytest.raises(ArgumentError, match=f"^{name} = ") as caught:
         kind(**fields)
     assert caught.value.allowed
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"conv_widths": (8,) * 6}, r"model.conv_widths = \(8, .* at most 2 widths: .* model.image_size = 28$"),
+        ({"image_size": 64, "conv_widths": (8,) * 7}, r"at most 6 widths"),
+        ({"initial_intensity": 0}, r"model.initial_intensity = 0 .* in \(0, 1\)"),
+    ],
+)
+def test_the_whole_range_is_told(fields: dict[str, Any], message: str):
+    with pytest.raises(ArgumentError, match=message):
+        ModelConfig(**fields)
+    assert ModelConfig(image_size=64, conv_widths=(8,) * 6).image_size == 64
 
 
 @pytest.mark.parametrize(("kind", "fields", "name"), WRONG_TYPE, ids=row_id)

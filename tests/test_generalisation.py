@@ -216,6 +216,7 @@ def test_command_scores_seen_and_unseen_classes_and_other_images(run: Path, caps
     printed = capsys.readouterr().out
     result = json.loads((run / "generalisation.json").read_text())
     assert (result["iteration"], result["split"], result["held_out_classes"]) == (4, "test", [8, 3])
+    assert (result["num_images"], result["factor"]) == (6, 2)
     assert list(result["images"]) == ["digits, seen", "digits, unseen", "shapes", "dsprites-generated"]
     test = load_images("digits", "test")
     config = load_config(run).sequence
@@ -267,6 +268,11 @@ def test_bad_options_end_with_code_two(run: Path, tmp_path: Path, flags: list[st
         code = error.code
     assert code == 2
     assert not (copy / "generalisation.json").exists()
+
+
+def test_a_class_that_is_not_there_is_refused_by_its_option(run: Path, capsys: pytest.CaptureFixture[str]):
+    assert run_command(ffrl.generalisation.main, [str(run), *ARGUMENTS, "--classes", "77"]) == 2
+    assert "error: classes[0] = 77 is not allowed; expected one of the classes [0, 1," in capsys.readouterr().err
 
 
 def test_numbers_are_numbers(run: Path):

@@ -103,6 +103,8 @@ def test_what_the_test_set_lacks_is_said_before_anything_is_trained(tmp_path: Pa
     assert len(table_cells(tiny("vp", tmp_path, vp=VPConfig(num_pairs=count)))) == 4
     with pytest.raises(ArgumentError, match=r"^data = 'shapes' .*\(5, 9\)"):
         table_cells(TablesCommand("generalisation", data="shapes", out=tmp_path))
+    with pytest.raises(ArgumentError, match=r"^device = 'cuda:99'"):
+        table_cells(tiny("pdes", tmp_path, device="cuda:99"))
     assert len(table_cells(TablesCommand("pdes", data="shapes", seeds=1, out=tmp_path))) == 5
 
 

@@ -18,6 +18,7 @@ from ffrl.data import TransformedImages, load_images
 from ffrl.data.sequences import transformation_parameter
 from ffrl.errors import ArgumentError, BackendError
 from ffrl.evaluation import sequence_errors
+from ffrl.figures import album as album_module
 from ffrl.figures import animation
 from ffrl.figures import grid as grid_module
 from ffrl.figures.album import Album
@@ -42,7 +43,7 @@ from ffrl.traversals import (
     traverse,
     traverse_schedule,
 )
-from ffrl.traverse import choose_digits, main, read_evaluation
+from ffrl.traverse import TraverseCommand, choose_digits, main, read_evaluation, shown_of
 from tests.potentials import QuadraticField
 from tests.training.runs import tiny_run
 
@@ -495,11 +496,29 @@ def test_evaluation_of_this_iteration_enters_the_pictures(run, tmp_path):
     without, with_it = (Album(model, data, torch.tensor([1]), "", given, {}) for given in (None, evaluation))
     frames, _ = without.along(2)
     assert with_it.score(2, frames) == (123.4, 1000.0, "360 test images")
-    assert without.score(2, frames) == (frames.equivariance_error, frames.copy, "the digit shown")
+    assert without.score(2, frames) == (frames.equivariance_error, frames.copy, "the image shown")
     expected = sequence_errors(model, *data.sequence(torch.tensor([1]), 2))
     assert frames.equivariance_error == pytest.approx(expected["equivariance_error"].item(), rel=1e-5)
     assert frames.copy == pytest.approx(expected["copy"].item(), rel=1e-6)
     assert with_it.overview() != without.overview()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("mnist", "handwritten digits"),
+        ("digits", "handwritten digits"),
+        ("shapes", "squares, ellipses and hearts"),
+        ("dsprites", "dSprites"),
+    ],
+)
+def test_the_overview_names_what_is_shown(name, kind, monkeypatch):
+    assert shown_of(name) == kind
+    titles = []
+    monkeypatch.setattr(album_module, "overview", lambda title, *_: titles.append(title) or b"")
+    data = TransformedImages(random_images(2), SequenceConfig(num_steps=2))
+    Album(tiny_model(), data, torch.tensor([1]), "", None, {}, shown_of(name)).overview()
+    assert titles == [f"Three transformations of {kind}, each the flow of one learned potential"]
 
 
 def test_out_that_cannot_be_written_is_an_error(run, tmp_path, capsys):
@@ -540,6 +559,16 @@ def test_values_out_of_range_end_with_code_two(run, tmp_path, arguments):
         code = error.code
     assert code == 2
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [({"indices": (1, 2, 1)}, "indices[2]"), ({"indices": (1,), "num_digits": 4}, "num_digits")],
+)
+def test_images_chosen_by_number_are_distinct_and_count_themselves(options, name):
+    with pytest.raises(ArgumentError) as error:
+        TraverseCommand(Path("run"), **options)
+    assert error.value.name == name
 
 
 def test_a_folder_that_is_no_run_is_an_error(tmp_path, capsys):

@@ -237,8 +237,9 @@ def test_the_defaults_are_those_of_the_paper():
     ("changes", "name"),
     [
         ({"train_fraction": 0.0}, "train_fraction"),
-        ({"train_fraction": 1.0}, "train_fraction"),
-        ({"train_fraction": 0.0001}, "train_fraction"),
+        ({"train_fraction": 1.0}, "num_pairs, train_fraction"),
+        ({"train_fraction": 0.0001}, "num_pairs, train_fraction"),
+        ({"num_pairs": 3}, "num_pairs, train_fraction"),
         ({"num_pairs": 1}, "num_pairs"),
         ({"start": "prior"}, "start"),
         ({"widths": ()}, "widths"),

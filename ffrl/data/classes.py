@@ -10,8 +10,10 @@ from ffrl.data.registry import ImageSet
 from ffrl.errors import ArgumentError
 
 
-def split_classes(images: ImageSet, classes: Sequence[int]) -> tuple[ImageSet, ImageSet]:
+def split_classes(images: ImageSet, classes: Sequence[int], argument: str = "classes") -> tuple[ImageSet, ImageSet]:
     """The images of all other classes and those of ``classes``, each in their old order; either may be empty.
+
+    Errors call the classes ``argument``.
 
     Raises:
         ArgumentError: a class is named twice or has no image in the set.
@@ -19,7 +21,7 @@ def split_classes(images: ImageSet, classes: Sequence[int]) -> tuple[ImageSet, I
     known = images.labels.unique().tolist()
     for i, label in enumerate(classes):
         if label not in known or label in classes[:i]:
-            raise ArgumentError(f"held_out_classes[{i}]", label, f"one of the classes {known}, none twice")
+            raise ArgumentError(f"{argument}[{i}]", label, f"one of the classes {known}, none twice")
     held_out = torch.isin(images.labels, torch.tensor(list(classes), dtype=torch.int64))
     seen, unseen = (
         images._replace(images=images.images[rows], labels=images.labels[rows]) for rows in (~held_out, held_out)
@@ -35,7 +37,7 @@ def without_classes(images: ImageSet, classes: Sequence[int]) -> ImageSet:
     """
     if not classes:
         return images
-    seen, _ = split_classes(images, classes)
+    seen, _ = split_classes(images, classes, "held_out_classes")
     if len(seen.labels) == 0:
         raise ArgumentError("held_out_classes", tuple(classes), "a selection that leaves a class to train on")
     return seen._replace(source=f"{images.source}; without the classes {', '.join(map(str, sorted(classes)))}")

@@ -49,10 +49,11 @@ class Album:
     Args:
         model: in evaluation mode, on the device of ``data``.
         data: the test set.
-        indices: (B,) int64, the digits that are shown.
-        source: what the digits are, for the captions.
+        indices: (B,) int64, the images that are shown.
+        source: what the images are, for the captions.
         evaluation: the content of evaluation.json, or None where there is none of this model.
         composition: what ``ffrl.traversals.composition_errors`` returned.
+        kind: what the images show, for the title of the overview.
     """
 
     def __init__(
@@ -63,9 +64,10 @@ class Album:
         source: str,
         evaluation: Mapping[str, Any] | None,
         composition: Mapping[str, Any],
+        kind: str = "images",
     ) -> None:
         self.model, self.data, self.indices, self.source = model, data, indices, source
-        self.evaluation, self.composition = evaluation, composition
+        self.evaluation, self.composition, self.kind = evaluation, composition, kind
         self.names, self.num_steps = data.config.transformations, data.num_steps
         self.z0: Tensor | None = None
         if isinstance(data, TransformedImages):  # of a grid, x_0 depends on what acts
@@ -93,7 +95,7 @@ class Album:
 
     @torch.no_grad()
     def along(self, k: int, direction: int = 1) -> tuple[Frames, Tensor]:
-        """Frames of all digits along transformation k, and the progress (T+1, K) that the truth shows."""
+        """Frames of all images along transformation k, and the progress (T+1, K) that the truth shows."""
         backend = self.model.flow.backend
         progress = progress_of(schedule_steps([k] * self.num_steps), len(self.names), direction=direction)
         truth = composed_frames(self.data, self.numbers([k]), progress)
@@ -110,7 +112,7 @@ class Album:
 
     @torch.no_grad()
     def path(self, steps: Sequence[Step], digit: int) -> tuple[Frames, Tensor]:
-        """Frames of one digit along a path, and their progress (S+1, K)."""
+        """Frames of one image along a path, and their progress (S+1, K)."""
         progress = progress_of(steps, len(self.names))
         indices = self.numbers({k for step in steps for k in step})[digit : digit + 1]
         truth = composed_frames(self.data, indices, progress)
@@ -134,9 +136,9 @@ class Album:
         return f"{self.names[k]} {first} → {last}"
 
     def score(self, k: int, frames: Frames) -> tuple[float, float, str]:
-        """E_k, that of copying, and on what: the whole evaluation where there is one, else the digits shown."""
+        """E_k, that of copying, and on what: the whole evaluation where there is one, else the images shown."""
         if self.evaluation is None:
-            return frames.equivariance_error, frames.copy, digits_shown(len(frames.truth))
+            return frames.equivariance_error, frames.copy, images_shown(len(frames.truth))
         row = self.evaluation["transformations"][self.names[k]]
         return row["equivariance_error"], row["copy"], f"{self.evaluation['num_images']:,} test images"
 
@@ -145,9 +147,8 @@ class Album:
         heads = self.heads(progress)
         blocks = [Block(frames.digit(i), self.label(i), heads) for i in range(len(self.indices))]
         score, copy = frames.equivariance_error, frames.copy
-        footer = [
-            f"E over the {len(blocks)} digits shown: {score:.1f}, {percentage(score, copy)} of copying ({copy:.1f})"
-        ]
+        shown = images_shown(len(blocks))
+        footer = [f"E over {shown}: {score:.1f}, {percentage(score, copy)} of copying ({copy:.1f})"]
         if self.evaluation is not None:
             score, copy, source = self.score(k, frames)
             footer.append(f"E over {source}: {score:.1f}, {percentage(score, copy)} of copying ({copy:.1f})")
@@ -159,7 +160,7 @@ class Album:
         return grid(f"Along the flow of one potential: {self.range_of(k)}", notes, blocks, footer)
 
     def path_animation(self, title: str, paths: Sequence[tuple[str, Frames, Tensor]]) -> bytes:
-        """Paths of one digit each, as ``switches`` returns them."""
+        """Paths of one image each, as ``switches`` returns them."""
         scenes = [
             Scene(
                 frames,
@@ -171,7 +172,7 @@ class Album:
         return animation(title.split(":")[0], scenes, scenes_per_row=min(3, len(scenes)))
 
     def backwards(self) -> list[tuple[str, Frames, Tensor]]:
-        """Label, frames and progress of every transformation run backward; the digits take turns."""
+        """Label, frames and progress of every transformation run backward; the images take turns."""
         found = []
         for k, name in enumerate(self.names):
             frames, progress = self.along(k, direction=-1)
@@ -192,7 +193,7 @@ class Album:
         return grid(BACKWARD, notes, blocks, footer)
 
     def switches(self) -> list[tuple[str, Frames, Tensor]]:
-        """Label, frames and progress of every ordered pair, switched half-way; the digits take turns."""
+        """Label, frames and progress of every ordered pair, switched half-way; the images take turns."""
         found = []
         pairs = [pair for pair in itertools.permutations(range(len(self.names)), 2) if num_composed(self.data, pair)]
         for number, (first, second) in enumerate(pairs[:MOST_PATHS]):
@@ -218,7 +219,7 @@ class Album:
         return grid(SWITCH, notes, blocks, self.composition_lines(rows, " → "))
 
     def superposed(self) -> list[tuple[str, Frames, Tensor]]:
-        """Label, frames and progress of every superposition; the digits take turns."""
+        """Label, frames and progress of every superposition; the images take turns."""
         found = []
         known = [ks for ks in superpositions(len(self.names)) if num_composed(self.data, ks)]
         for number, ks in enumerate(known[:MOST_PATHS]):
@@ -271,12 +272,11 @@ class Album:
             panels.append(Panel(shown, name, values, score, copy))
         many = {2: "Two", 3: "Three", 4: "Four"}.get(len(panels), str(len(panels)))
         title = f"{many} transformations" if len(panels) > 1 else "A transformation"
-        kind = "handwritten digits" if self.z0 is not None else "images"
-        title += f" of {kind}" + (", each" if len(panels) > 1 else ":") + " the flow of one learned potential"
+        title += f" of {self.kind}" + (", each" if len(panels) > 1 else ":") + " the flow of one learned potential"
         note = "truth: the image transformed.  flow: decoded from " + STEP + ", starting from the first frame alone."
         error = f"error: Σ over t = 1..{self.num_steps} of |truth − flow|, summed over pixels, mean over {source}."
         return overview(title, note, panels, f"{error}  {self.source}.")
 
 
-def digits_shown(count: int) -> str:
-    return f"the {count} digits shown" if count > 1 else "the digit shown"
+def images_shown(count: int) -> str:
+    return f"the {count} images shown" if count > 1 else "the image shown"

@@ -1,4 +1,4 @@
-"""One picture that shows what the model does: every transformation side by side, truth over flow, for a few digits."""
+"""One picture that shows what the model does: every transformation side by side, truth over flow, for a few images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TOP = 84
 
 
 class Panel(NamedTuple):
-    """Several digits along one transformation."""
+    """Several images along one transformation."""
 
     frames: Frames
     name: str
@@ -31,7 +31,7 @@ def overview(title: str, note: str, panels: Sequence[Panel], source: str) -> byt
     Args:
         title: first line, what is shown.
         note: second line, how.
-        panels: with the same digits.
+        panels: with the same images.
         source: what the scores were measured on.
     """
     digits, count, _, size, _ = panels[0].frames.truth.shape

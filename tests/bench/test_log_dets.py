@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
-from bench.log_dets import log_dets, markdown, summary
+from bench.log_dets import log_dets, main, markdown, summary
+from ffrl.command_line import run_command
 from ffrl.config import SequenceConfig
 from ffrl.data import TransformedImages
 from ffrl.models import LatentFlow
@@ -35,3 +37,18 @@ def test_a_quadratic_potential_has_the_log_determinants_of_its_matrix():
     assert means["|hutchinson - trace|"] == pytest.approx(0, abs=1e-6)
     assert means["Δu"] == pytest.approx(0.4, rel=1e-5)
     assert markdown({"scale": means}).splitlines()[2].startswith("| scale | 0.400 | 0.278 | 0.336 | 0.059 |")
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["--help"], 0), ([], 2)])
+def test_the_command_tells_its_argument(arguments: list[str], code: int, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    printed = capsys.readouterr()
+    assert end.value.code == code
+    assert "python -m bench.log_dets" in printed.out + printed.err and "RUN" in printed.out + printed.err
+
+
+def test_a_folder_without_a_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert run_command(main, [str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and "config.json" in error

@@ -41,6 +41,11 @@ def test_what_stays_says_what_is_missing(images: ImageSet) -> None:
         ((0, 4, 7, 9), r"held_out_classes = \(0, 4, 7, 9\)"),
     ],
 )
-def test_bad_classes_are_named(images: ImageSet, classes: tuple[int, ...], message: str) -> None:
+def test_bad_held_out_classes_are_named(images: ImageSet, classes: tuple[int, ...], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         without_classes(images, classes)
+
+
+def test_bad_classes_have_the_name_that_they_were_given(images: ImageSet) -> None:
+    with pytest.raises(ArgumentError, match=r"^classes\[0\] = 77 .*\[0, 4, 7, 9\]"):
+        split_classes(images, (77,))

@@ -113,7 +113,7 @@ TRAIN_CASES = {
     "unknown backend": Case("--backend fastest", ("backend = 'fastest'", "'analytic'")),
     "backend not here": Case("--backend cuda", ("backend 'cuda' cannot be used here", "usable:")),
     "unknown device": Case("--device tpu", ("device = 'tpu'", "'cuda:N'")),
-    "device not here": Case("--device cuda:9", ("device = 'cuda:9'", "CUDA devices")),
+    "device not here": Case("--device cuda:9", ("device = 'cuda:9'", "CUDA device", "'cpu'")),
     "device not understood": Case("--device cuda:x", ("device = 'cuda:x'",)),
     "unknown flag": Case("--epochs 3", ("--epochs",)),
     "unknown likelihood": Case("--loss.likelihood cauchy", ("likelihood", "cauchy", "laplace")),

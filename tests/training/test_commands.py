@@ -88,14 +88,17 @@ def test_command_trains_what_the_trainer_trains(uninterrupted, tmp_path):
     )
 
 
-def test_bare_resume_of_a_moved_run(uninterrupted, tmp_path):
+def test_bare_resume_of_a_moved_run(uninterrupted, tmp_path, caplog):
+    caplog.set_level("INFO", "ffrl.trainer")
     out = shutil.copytree(uninterrupted, tmp_path / "moved")
     before = listing(out)
     assert run_command(ffrl.train.main, ["--out", str(out), "--resume"]) == 0
     assert listing(out) == before
+    assert caplog.messages == [f"{out} is finished: 14 iterations"]
     for iterations in ("16", "18"):
         assert run_command(ffrl.train.main, ["--out", str(out), "--resume", "--iterations", iterations]) == 0
     assert newest(out).iteration == 18
+    assert caplog.messages[1:] == [f"{out} continues at iteration {number}" for number in (14, 16)]
     assert json.loads((out / CONFIG_FILE).read_text())["iterations"] == 18
     assert run_command(ffrl.train.main, ["--out", str(out), "--resume"]) == 0
     assert [line["iteration"] for line in read_metrics(out)] == [4, 8, 12, 16, 18]

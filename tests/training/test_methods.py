@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from typing import Any
 
@@ -15,7 +16,8 @@ from ffrl.config import BaselineConfig, EvaluationConfig, OptimizerConfig, Train
 from ffrl.errors import ArgumentError
 from ffrl.evaluation import evaluate_model
 from ffrl.models.baselines import BASELINES, WithoutOperator
-from ffrl.run_folder import load_config, read_metrics
+from ffrl.ops.backends import log_choice
+from ffrl.run_folder import SUMMARY_FILE, load_config, read_metrics
 from ffrl.trained_run import load_trained_run
 from ffrl.trainer import Trainer
 from tests.training.runs import MODEL, check_resumed_in_parts, command_line, loss_above_floor, newest, short_run
@@ -70,7 +72,7 @@ def test_300_iterations_lower_the_loss_and_the_result_is_evaluated(method: str, 
         assert row["elbo"] < row["importance_weighted_bound"] < result["log_prob_ceiling"]
         assert math.isfinite(row["equivariance_error"])
     assert "diffusivity" not in result
-    with pytest.raises(ArgumentError, match=rf"^method = '{method}' .*'ffrl'"):
+    with pytest.raises(ArgumentError, match=rf"^run = '{config.out}' .*'ffrl'.* of method '{method}'$"):
         trained.flow_model()
 
 
@@ -134,3 +136,13 @@ def test_a_method_without_an_operator_says_what_it_lacks_and_what_moves(tmp_path
     caplog.clear()
     assert ffrl.train.main(command_line(short_run(tmp_path / "tvae", iterations=1), "--method", "tvae")) == 0
     assert "validation_images" not in caplog.text
+
+
+@pytest.mark.parametrize(("method", "has_potentials"), [("vae", False), ("poflow", True)])
+def test_a_backend_is_chosen_for_potentials_alone(method, has_potentials, tmp_path, caplog):
+    log_choice.cache_clear()
+    caplog.set_level("INFO", "ffrl.ops.backends")
+    config = short_run(tmp_path / "run", iterations=1, method=method, backend="auto")
+    assert Trainer(config).run()
+    assert ("potential op" in caplog.text) == has_potentials
+    assert (json.loads((config.out / SUMMARY_FILE).read_text())["backend"] is not None) == has_potentials

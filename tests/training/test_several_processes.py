@@ -34,7 +34,7 @@ from ffrl.config import (
     TrainConfig,
 )
 from ffrl.devices import training_device
-from ffrl.errors import ArgumentError, DistributedError
+from ffrl.errors import ArgumentError, CheckpointError, DistributedError
 from ffrl.models.baselines import BASELINES
 from ffrl.run_folder import CONFIG_FILE, METRICS_FILE, SUMMARY_FILE, exclusive, read_metrics
 from ffrl.supervision import BALANCE_WEIGHT
@@ -334,7 +334,7 @@ def test_a_loss_of_the_other_that_shows_at_a_look_is_told(tmp_path: Path, reques
     trainer.iteration = 6
 
     def lost() -> bool:
-        raise torch.distributed.DistBackendError("NCCL communicator was aborted\nmore")
+        raise torch.distributed.DistBackendError("NCCL communicator was aborted. Check the logs, and sigh.\nmore")
 
     trainer.ledger.stop_requested = lost  # type: ignore[method-assign]
     request.getfixturevalue("second_of_two")
@@ -351,7 +351,7 @@ def test_a_loss_of_the_other_that_shows_at_a_look_is_told(tmp_path: Path, reques
         ("cuda", 2, "cuda:1"),
         ("auto", 0, "cpu"),
         ("cuda:0", 2, "'cuda' with several processes, each of which takes its own GPU"),
-        ("cuda", 0, "device = 'cuda:0' is not allowed; expected one of the 0 CUDA devices"),
+        ("cuda", 0, "device = 'cuda:0' is not allowed; expected 'cpu': torch sees no CUDA device here"),
         ("cuda", 1, "expected 'cpu', or at most 1 processes: a CUDA device for each"),
         ("auto", 1, "expected 'cpu', or at most 1 processes: a CUDA device for each"),
     ],
@@ -369,6 +369,13 @@ def test_every_process_takes_a_gpu_of_its_own(
         training_device(device)
     with pytest.raises(SystemExit, match="2"):  # the first process tells
         ffrl.train.main([*command_line(short_run(tmp_path / "run")), "--device", device])
+
+
+def test_one_process_is_told_how_to_resume_a_run_of_several(tmp_path: Path) -> None:
+    Trainer(short_run(tmp_path / "run", iterations=1)).run()
+    hand_over(tmp_path / "run")
+    with pytest.raises(CheckpointError, match=r"now there are 1: start it with torchrun --nproc-per-node=2$"):
+        Trainer(short_run(tmp_path / "run", iterations=1, resume=True))
 
 
 def test_a_trainer_of_several_can_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,7 +397,7 @@ def test_a_trainer_of_several_can_run_again(tmp_path: Path, monkeypatch: pytest.
 
 # Run that cannot be resumed -> words of the error.
 REFUSED = {
-    "alone": ("is of 1 processes", "now there are 2"),
+    "alone": ("is of 1 processes", "now there are 2: start it without torchrun"),
     "taken": ("another process is training in this folder",),
     "damaged": (f"{METRICS_FILE} is damaged",),
 }

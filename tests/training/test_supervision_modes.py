@@ -108,6 +108,7 @@ def test_evaluation_of_a_weak_run_reports_its_matching(tmp_path, capsys):
         assert row["recognized_equivariance_error"] > 0
     printed = capsys.readouterr().out
     assert "k recognized from the frames" in printed
+    assert f"hue: potential {matching['potential_of']['hue']}" in printed
 
 
 @pytest.mark.parametrize(("mode", "reorders"), [("weak", True), ("weak-label", False), ("semi", False)])
