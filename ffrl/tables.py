@@ -78,12 +78,10 @@ class TablesCommand:
 def table_cells(command: TablesCommand) -> list[Cell]:
     """All cells of the table, row by row."""
     from ffrl.data import load_sequences
-    from ffrl.devices import resolve_device
 
-    resolve_device(command.device)  # one error here rather than one in every cell, as for the data
     experiment, data = EXPERIMENTS[command.name], table_data(command)
     base = preset_config(command.preset, data)
-    load_sequences(base, "train", data_dir=command.data_dir)
+    load_sequences(base, "train", data_dir=command.data_dir)  # one error here rather than one in every cell
     check_test_images(command, load_sequences(base, "test", data_dir=command.data_dir)[0])
     common: dict[str, Any] = {
         "data": data,
@@ -252,10 +250,15 @@ def run_cells(cells: Sequence[Cell], settings: Settings, workers: int, logs: Pat
     """Run what is not finished, each cell in a process of its own; returns why cells failed, by name.
 
     Raises:
+        ArgumentError: the device of a cell that is not finished is not here.
         KeyboardInterrupt: here or in a cell; the cells that ran have ended and are saved.
     """
+    from ffrl.devices import resolve_device
+
     failures: dict[str, str] = {}
     waiting = [cell for cell in cells if finished_result(cell, settings) is None]
+    for device in {cell.config.device for cell in waiting}:
+        resolve_device(device)
     total = len(waiting)
     print(f"{len(cells) - total} of {len(cells)} cells are finished", flush=True)
     for cell in (cell for cell in cells if cell not in waiting):

@@ -104,7 +104,8 @@ def test_what_the_test_set_lacks_is_said_before_anything_is_trained(tmp_path: Pa
     with pytest.raises(ArgumentError, match=r"^data = 'shapes' .*\(5, 9\)"):
         table_cells(TablesCommand("generalisation", data="shapes", out=tmp_path))
     with pytest.raises(ArgumentError, match=r"^device = 'cuda:99'"):
-        table_cells(tiny("pdes", tmp_path, device="cuda:99"))
+        run_cells(table_cells(tiny("pdes", tmp_path, device="cuda:99")), SETTINGS, 1, tmp_path / "logs")
+    assert not any(tmp_path.iterdir())
     assert len(table_cells(TablesCommand("pdes", data="shapes", seeds=1, out=tmp_path))) == 5
 
 
