@@ -8,6 +8,7 @@ import tokenize
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,12 +56,14 @@ def load_png_folder(folder: Path, cache: Path, data_set: DataSet) -> FileImages:
             pass
         return images
 
+    def survey() -> dict[str, Any]:
+        _check_names(folder, names, data_set)
+        return {}
+
     shape = (channels, height, width)
     block = block_size(len(grid), channels * height * width)
-    content = CacheContent(data_set.title, {"sizes": sizes}, len(grid), shape, read, block)
+    content = CacheContent(data_set.title, {"sizes": sizes}, len(grid), shape, read, block, survey)
     store = ImageCache(cache, data_set.name, content)
-    if not store.path.exists():
-        _check_names(folder, names, data_set)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         records = store.open()
     return FileImages(grid, records, f"{data_set.title} from {folder}, {len(grid):,} images")

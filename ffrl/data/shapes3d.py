@@ -11,7 +11,8 @@ import torch
 from ffrl.catalogue import DATA_SETS, DataSet
 from ffrl.data.factors import FactorGrid
 from ffrl.data.file_images import FileImages
-from ffrl.data.image_cache import BLOCK_BYTES, CacheContent, ImageCache, RecordFile
+from ffrl.data.image_cache import BLOCK_BYTES, CacheContent, ImageCache
+from ffrl.data.record_file import RecordFile
 from ffrl.errors import DataError
 
 _MOST_BYTES = 96 << 20  # read at a time

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,12 +16,12 @@ import torch
 
 from ffrl.catalogue import DATA_SETS, DataSet
 from ffrl.data.download import DataUnavailable
-from ffrl.data.dsprites import load_dsprites
+from ffrl.data.dsprites import _Reader, load_dsprites
 from ffrl.data.factors import FactorGrid
 from ffrl.data.file_images import FileImages, PackedImages
 from ffrl.data.grids import find_grid, load_grid
-from ffrl.data.image_cache import RecordFile
 from ffrl.data.png_folders import load_png_folder
+from ffrl.data.record_file import RecordFile
 from ffrl.data.shapes3d import _block, load_shapes3d
 from ffrl.errors import ArgumentError, DataError
 from tests.data.grid_files import labels_of, smaller, write_dsprites, write_png_folder, write_shapes3d
@@ -241,7 +242,7 @@ def test_dsprites_of_any_grid(tmp_path: Path, colour: bool) -> None:
 def test_dsprites_through_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = write_dsprites(tmp_path / "d.npz", (3, 2, 4, 2, 3))
     monkeypatch.setattr("ffrl.data.dsprites._IN_MEMORY", 1000)
-    monkeypatch.setattr("ffrl.data.dsprites.block_size", lambda count, size: 50)
+    monkeypatch.setattr("ffrl.data.dsprites._BLOCK", 50)
     for _ in range(2):
         loaded = load_dsprites(tmp_path / "d.npz", tmp_path / "cache")
         assert np.array_equal(loaded.images(torch.arange(144)).numpy(), 255 * pixels[:, None])
@@ -259,12 +260,54 @@ def test_nothing_of_a_damaged_file_is_kept(tmp_path: Path, monkeypatch: pytest.M
     place = whole.index(pixels[0].tobytes())
     path.write_bytes(whole[:place] + bytes([1 - pixels[0, 0, 0]]) + whole[place + 1 :])
     monkeypatch.setattr("ffrl.data.dsprites._IN_MEMORY", 1000)
-    monkeypatch.setattr("ffrl.data.dsprites.block_size", lambda count, size: 50)
+    monkeypatch.setattr("ffrl.data.dsprites._BLOCK", 50)
     with pytest.raises(DataError, match="CRC"):
         load_dsprites(path, tmp_path / "cache")
     path.write_bytes(whole)
     loaded = load_dsprites(path, tmp_path / "cache")
     assert np.array_equal(loaded.images(torch.arange(144)).numpy(), 255 * pixels[:, None])
+
+
+def test_a_small_file_is_checked_to_its_end(tmp_path: Path) -> None:
+    """A wrong pixel, which only the checksum tells of, and more bytes than the header counts."""
+    path = tmp_path / "d.npz"
+    pixels = write_dsprites(path, SIZES)
+    with np.load(path, allow_pickle=True) as file:
+        members = {name: file[name] for name in file.files}
+    np.savez(path, **members)
+    whole = path.read_bytes()
+    place = whole.index(pixels.tobytes()) + pixels.size - 1
+    path.write_bytes(whole[:place] + bytes([1 - whole[place]]) + whole[place + 1 :])
+    with pytest.raises(DataError, match="CRC"):
+        load_dsprites(path, tmp_path / "cache")
+    longer = np.concatenate([pixels, pixels[:1]])
+    np.savez(path, **members | {"imgs": longer})
+    with zipfile.ZipFile(path) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    contents["imgs.npy"] = contents["imgs.npy"].replace(b"(37, 64, 64)", b"(36, 64, 64)")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
+    with pytest.raises(DataError, match=r"imgs\.npy has more bytes than its header says"):
+        load_dsprites(path, tmp_path / "cache")
+
+
+def test_skipped_images_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build that goes on at image 3,900 of 4,000 (16 MB) holds no more than the images it reads, and a piece."""
+    path = tmp_path / "d.npz"
+    pixels = np.zeros((4000, 64, 64), dtype=np.uint8)
+    pixels[3905] = 1
+    np.savez_compressed(path, imgs=pixels)
+    monkeypatch.setattr("ffrl.data.dsprites._PIECE", 1 << 16)
+    reader = _Reader(path, 4000)
+    tracemalloc.start()
+    try:
+        found = reader.read(3900, 3910)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert np.array_equal(found, np.packbits(pixels[3900:3910], axis=2))
+    assert peak < 1 << 20
 
 
 def test_another_file_of_the_same_name_has_a_cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
