@@ -35,3 +35,21 @@ def test_found_files(cache: Path, tiny_folder: Path, tmp_path: Path, capsys: pyt
     assert f"found: {tiny_folder / 'dsprites' / 'dsprites_downsampled.npz'}, a coarser grid than" in text
     assert main(["--data-dir", str(tmp_path / "nowhere")]) == 2
     assert "is not a folder" in capsys.readouterr().err
+
+
+def test_folders_of_images(cache: Path, tmp_path: Path) -> None:
+    """An empty folder is not one, and Isaac3D is not Falcor3D, whatever the folder is called."""
+    (tmp_path / "falcor3d" / "images").mkdir(parents=True)
+    (tmp_path / "isaac3d" / "images").mkdir(parents=True)
+    (tmp_path / "isaac3d" / "images" / "000000.png").touch()
+
+    def found(name: str) -> tuple[bool, str]:
+        holding = {holding.data_set.name: holding for holding in inventory(tmp_path)}[name]
+        return holding.usable, holding.where
+
+    assert found("isaac3d") == (True, str(tmp_path / "isaac3d"))
+    assert found("falcor3d")[0] is False and "was not found" in found("falcor3d")[1]
+    (tmp_path / "falcor3d" / "images" / "000000.png").touch()
+    assert found("falcor3d") == (True, str(tmp_path / "falcor3d"))
+    (tmp_path / "falcor3d" / "labels.npy").touch()
+    assert found("falcor3d")[0] is False and "is of Isaac3D, not of Falcor3D" in found("falcor3d")[1]

@@ -340,6 +340,34 @@ def test_another_folder_or_file_of_3d_scenes_has_a_cache_of_its_own(tmp_path: Pa
     assert load_shapes3d(path, tmp_path / "cache", SHAPES3D).images(torch.arange(96)).eq(7).all()
 
 
+def test_a_replaced_image_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of 16 files are looked at; of the others, the folder's time tells, and all times where a build goes on."""
+    pytest.importorskip("PIL")
+    from PIL import Image
+
+    monkeypatch.setattr("ffrl.data.png_folders._SAMPLES", 2)
+    monkeypatch.setattr("ffrl.data.png_folders.block_size", lambda count, size: 4)
+    folder = tmp_path / "set"
+    pixels = write_png_folder(folder, FALCOR3D)
+    file, last = folder / "images" / "000005.png", folder / "images" / "000015.png"
+    whole = last.read_bytes()
+    last.write_bytes(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2))
+    for _ in range(2):  # first at once, then after the replacement in place, which only the survey tells of
+        with pytest.raises(DataError, match=r"000015\.png: truncated or corrupt"):
+            load_png_folder(folder, tmp_path / "cache", FALCOR3D)
+        (journal,) = (tmp_path / "cache").glob("*.journal")
+        assert len(journal.read_text().splitlines()) == 1 + 3  # blocks
+        Image.fromarray(255 - pixels[5]).save(file)
+    last.write_bytes(whole)
+    images = load_png_folder(folder, tmp_path / "cache", FALCOR3D).images(torch.tensor([5, 15]))
+    expected = np.stack([255 - pixels[5], pixels[15]]).transpose(0, 3, 1, 2)
+    assert np.array_equal(images.numpy(), expected)
+    Image.fromarray(pixels[5]).save(tmp_path / "new.png")
+    os.replace(tmp_path / "new.png", file)
+    again = load_png_folder(folder, tmp_path / "cache", FALCOR3D).images(torch.tensor([5]))
+    assert np.array_equal(again[0].numpy(), pixels[5].transpose(2, 0, 1))
+
+
 SIZES = (3, 1, 2, 2, 3)
 WHOLE = np.stack(np.unravel_index(np.arange(36), SIZES), axis=1)
 
@@ -415,8 +443,13 @@ def test_where_files_are_looked_for(tmp_path: Path, cache: Path, monkeypatch: py
     for name in ("shapes3d", "falcor3d", "isaac3d", "dsprites"):
         with pytest.raises(DataUnavailable, match=f"github.com.*{name}.*-generated' needs no files"):
             find_grid(DATA_SETS[name])
-    with pytest.raises(DataError, match="is not a folder"):
-        find_grid(data_set, tmp_path / "nowhere")
+    for nowhere in (tmp_path / "nowhere", Path("~nobody-of-this-name/data")):
+        with pytest.raises(DataError, match="is not a folder"):
+            find_grid(data_set, nowhere)
+    with pytest.raises(DataError, match=r"cannot be looked at \(File name too long\)"):
+        find_grid(data_set, tmp_path / ("long" * 100))
+    with pytest.raises(DataError, match=r"cannot be looked at \(embedded null byte\)"):
+        find_grid(data_set, tmp_path / "a\0b")
     cached, named, given = cache.parent / "dsprites", tmp_path / "named", tmp_path / "given"
     for folder in (cached, named, given):
         folder.mkdir(parents=True)
@@ -440,6 +473,9 @@ def test_where_files_are_looked_for(tmp_path: Path, cache: Path, monkeypatch: py
     (given / "Falcor3D_down128" / "images").mkdir(parents=True)
     (given / "Falcor3D_down128" / "images" / "000000.png").touch()
     assert find_grid(DATA_SETS["falcor3d"], given) == given / "Falcor3D_down128"
+    (given / "Falcor3D_down128" / "labels.npy").touch()
+    with pytest.raises(DataError, match=r"labels\.npy is of Isaac3D, not of Falcor3D"):
+        find_grid(DATA_SETS["falcor3d"], given)
     with pytest.raises(ArgumentError, match="data = 'mnist'"):
         load_grid("mnist")
 
