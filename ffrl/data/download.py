@@ -23,7 +23,7 @@ def cache_folder() -> Path:
     """The platform's cache folder for ffrl, such as ~/.cache/ffrl: that of ``pooch.os_cache``. It is not made here."""
     home = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
     named = os.environ.get("XDG_CACHE_HOME", "")
-    return Path(os.path.expanduser(named if named.strip() else home)) / "ffrl"
+    return Path(named if os.path.isabs(named) else os.path.expanduser(home)) / "ffrl"
 
 
 def fetch(name: str, sha256: str, mirrors: Sequence[str], folder: Path) -> None:

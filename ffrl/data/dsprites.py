@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +13,7 @@ import numpy as np
 import torch
 
 from ffrl.catalogue import DATA_SETS
+from ffrl.data.damage import damage_reported
 from ffrl.data.factors import FactorGrid
 from ffrl.data.file_images import PackedImages
 from ffrl.data.image_cache import CacheContent, ImageCache
@@ -42,11 +40,13 @@ def load_dsprites(path: Path, cache: Path) -> PackedImages:
         DataError: the file is missing, truncated or corrupt, lacks a member, has one of another shape or type, or is
             not a complete grid in the order of its factors.
     """
-    with _reported(path):
+    with damage_reported(path):
         with zipfile.ZipFile(path) as archive:
             for member in (IMAGES, CLASSES):
                 if member not in archive.namelist():
                     raise DataError(f"{path} has no member {member.removesuffix('.npy')}; it has {archive.namelist()}")
+                if archive.getinfo(member).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise DataError(f"{path}: {member} is compressed in another way than NumPy does it")
             with archive.open(CLASSES) as stream:
                 classes = np.lib.format.read_array(stream, allow_pickle=False)
             with archive.open(IMAGES) as stream:
@@ -57,11 +57,11 @@ def load_dsprites(path: Path, cache: Path) -> PackedImages:
     source = f"dSprites from {path}, {len(grid):,} images"
 
     def read(first: int, last: int) -> np.ndarray:
-        with _reported(path):
+        with damage_reported(path):
             return reader.read(first, last)
 
     def survey() -> dict[str, Any]:
-        with _reported(path):
+        with damage_reported(path):
             return reader.survey()
 
     if len(grid) * SIZE * SIZE // 8 <= _IN_MEMORY:
@@ -155,15 +155,3 @@ def _grid(path: Path, classes: np.ndarray, count: int) -> FactorGrid:
         f"{path} is not a complete grid: {count} images, whose factors have {sizes.tolist()} values; sequences need "
         "every combination, in order"
     )
-
-
-@contextlib.contextmanager
-def _reported(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: there is no such file") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, tokenize.TokenError) as error:
-        raise DataError(f"{path}: truncated or corrupt ({error})") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import struct
-import tokenize
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import numpy as np
 import torch
 
 from ffrl.catalogue import DATA_SETS, DataSet
+from ffrl.data.damage import corrupt, damage_reported
 from ffrl.data.factors import FactorGrid
 from ffrl.data.file_images import FileImages
 from ffrl.data.image_cache import CacheContent, ImageCache, block_size
@@ -81,17 +79,14 @@ def _decode(path: Path, size: tuple[int, int]) -> np.ndarray:
         from PIL import Image
     except ImportError as error:
         raise DataError("PNG files need Pillow, which is not installed: pip install 'ffrl[data]'") from error
-    bomb = Image.DecompressionBombError  # of a size that no image of these sets has
+    # Pillow reports what is wrong with a file in many ways; one is a size that no image of these sets has.
     try:
-        with Image.open(path, formats=("PNG",)) as image:
+        with damage_reported(path), Image.open(path, formats=("PNG",)) as image:
             if image.mode != "RGB" or image.size != size[::-1]:
                 raise DataError(f"{path}: {image.mode} of {image.size} pixels, expected RGB of {size[::-1]}")
             return np.asarray(image)
-    # Pillow reports what is wrong with a file in many ways; SyntaxError is one of them.
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, bomb) as error:
-        if isinstance(error, FileNotFoundError):
-            raise DataError(f"{path}: there is no such file") from error
-        raise DataError(f"{path}: truncated or corrupt ({error})") from error
+    except Image.DecompressionBombError as error:
+        raise corrupt(path, error) from error
 
 
 def _identity(folder: Path, names: list[str], data_set: DataSet) -> dict[str, Any]:
@@ -140,15 +135,10 @@ def _expected(data_set: DataSet) -> str:
 
 def _check_labels(path: Path, grid: FactorGrid) -> None:
     """Raise DataError unless the labels, where they are there, are those of the numbers: class = label (size - 1)."""
-    if not path.exists():
+    if not is_file(path):
         return
-    try:
-        with open(path, "rb") as file:
-            labels = np.lib.format.read_array(file, allow_pickle=False)
-    except (ValueError, EOFError, tokenize.TokenError) as error:
-        raise DataError(f"{path}: truncated or corrupt ({error})") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    with damage_reported(path), open(path, "rb") as file:
+        labels = np.lib.format.read_array(file, allow_pickle=False)
     expected = (len(grid), len(grid.factors))
     if labels.shape != expected or labels.dtype.kind != "f":
         raise DataError(f"{path}: {labels.dtype} {labels.shape}, expected floating-point numbers {expected}")

@@ -14,6 +14,7 @@ from ffrl.data.download import cache_folder
 from ffrl.data.grids import load_grid
 from ffrl.data.image_cache import CacheContent, ImageCache
 from ffrl.data.inventory import inventory
+from ffrl.errors import DataError
 from tests.data.grid_files import random_pixels, write_dsprites
 
 
@@ -96,19 +97,17 @@ def test_verified(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_without_pooch(cache: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The list of the sets, and images from files, need no package for downloads; nor one for progress bars."""
-    usual = Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
-    expected = [str(path / "ffrl") for path in (cache.parents[1], usual, Path.home() / "other")]
+    usual = Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "ffrl"
     write_dsprites(tiny_folder / "dsprites_downsampled.npz", (3, 1, 1, 1, 2))
-    found = []
-    for place in (str(cache.parents[1]), " ", "~/other"):
+    for place, expected in ((str(cache.parents[1]), cache.parent), (" ", usual), ("", usual)):
         monkeypatch.setenv("XDG_CACHE_HOME", place)
-        found.append(str(cache_folder()))
-        if "~" not in place:
-            assert found[-1] == str(Path(pooch.os_cache("ffrl")))
-    assert found == expected
+        assert cache_folder() == expected == Path(pooch.os_cache("ffrl"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache.parents[1]))
     for name in ("pooch", "rich", "rich.progress", "platformdirs"):
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setenv("FFRL_DATA", str(tiny_folder))
     assert main([]) == 0
     assert len(load_grid("dsprites").grid) == 6
+    monkeypatch.delenv("FFRL_DATA")
+    with pytest.raises(DataError, match="dSprites was not found"):
+        load_grid("dsprites")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tracemalloc
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from ffrl.data.dsprites import _Reader, load_dsprites
 from ffrl.data.factors import FactorGrid
 from ffrl.data.file_images import FileImages, PackedImages
 from ffrl.data.grids import find_grid, load_grid
-from ffrl.data.png_folders import load_png_folder
+from ffrl.data.png_folders import _check_labels, _decode, load_png_folder
 from ffrl.data.record_file import RecordFile
 from ffrl.data.shapes3d import _block, load_shapes3d
 from ffrl.errors import ArgumentError, DataError
@@ -421,6 +422,101 @@ def test_damaged_dsprites(tmp_path: Path, change: Callable[[Path], object], mess
     change(tmp_path / "d.npz")
     with pytest.raises(DataError, match=message):
         load_dsprites(tmp_path / "d.npz", tmp_path / "cache")
+
+
+def one_line(call: Callable[[], object], path: Path) -> None:
+    """Whatever a damaged file is read as, if it is not read it is an error of one line that names it."""
+    try:
+        call()
+    except DataError as error:
+        assert "\n" not in str(error) and str(path) in str(error)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_any_damage_to_a_header_is_told_in_a_line(tmp_path: Path) -> None:
+    pytest.importorskip("PIL")
+    random = np.random.default_rng(3)
+    write_png_folder(tmp_path / "set", FALCOR3D)
+    labels, image = tmp_path / "set" / "train-rec.labels", tmp_path / "set" / "images" / "000003.png"
+    grid = FactorGrid(FALCOR3D.factors)
+    archive = tmp_path / "d.npz"
+    write_dsprites(archive, (3, 1, 1, 1, 1))
+    with np.load(archive, allow_pickle=True) as file:
+        members = {name: file[name] for name in ("imgs", "latents_classes")}
+    np.savez(archive, **members)
+    content = archive.read_bytes()
+    cases: list[tuple[Path, list[int], Callable[[], object]]] = [
+        (labels, list(range(128)), lambda: _check_labels(labels, grid)),
+        (image, list(range(60)), lambda: _decode(image, (128, 128))),
+        (archive, list(range(len(content) - 200, len(content))), lambda: load_dsprites(archive, tmp_path)),
+        *(
+            (archive, list(range(place, place + 128)), lambda: load_dsprites(archive, tmp_path))
+            for place in (content.index(b"\x93NUMPY"), content.rindex(b"\x93NUMPY"))
+        ),
+    ]
+    for path, places, call in cases:
+        whole = path.read_bytes()
+        for place in places:
+            for value in (0, 255, *b'(0"', int(random.integers(256))):
+                path.write_bytes(whole[:place] + bytes([value]) + whole[place + 1 :])
+                one_line(call, path)
+        path.write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"(16, 7)", b"(16, (("),  # TokenError
+        (b"(16, 7)", b"(00016)"),  # SyntaxError
+        (b"{'descr'", b"{[     ]"),  # TypeError, or a SyntaxError
+        (b"'fortran_order'", b"   b'ran_order'"),  # keys that cannot be sorted
+    ],
+)
+def test_labels_whose_header_python_cannot_parse(tmp_path: Path, old: bytes, new: bytes) -> None:
+    path = tmp_path / "labels"
+    with open(path, "wb") as file:
+        np.save(file, labels_of(FALCOR3D))
+    content = path.read_bytes()
+    assert old in content and len(old) == len(new)
+    path.write_bytes(content.replace(old, new))
+    with pytest.raises(DataError, match=r"labels: truncated or corrupt \(.*\)$"):
+        _check_labels(path, FactorGrid(FALCOR3D.factors))
+
+
+def test_damage_that_other_readers_tell_in_their_own_way(tmp_path: Path) -> None:
+    pytest.importorskip("PIL")
+    write_png_folder(tmp_path / "set", FALCOR3D)
+    image = tmp_path / "set" / "images" / "000003.png"
+    header = b"IHDR" + (60000).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
+    content = image.read_bytes()
+    image.write_bytes(content[:12] + header + zlib.crc32(header).to_bytes(4, "big") + content[33:])
+    with pytest.raises(DataError, match=r"000003\.png: truncated or corrupt \(Image size \(3600000000 pixels\)"):
+        _decode(image, (128, 128))
+    path = tmp_path / "d.npz"
+    write_dsprites(path, SIZES)
+    whole = path.read_bytes()
+    entries = [i for i in range(len(whole)) if whole[i : i + 4] == b"PK\1\2"]
+    for place, value, message in ((8, 1, "encrypted"), (10, 14, "compressed in another way")):
+        content = bytearray(whole)
+        for one in entries:
+            content[one + place] = value
+        path.write_bytes(bytes(content))
+        with pytest.raises(DataError, match=message):
+            load_dsprites(path, tmp_path / "cache")
+
+
+def test_3d_shapes_whose_names_are_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "3dshapes.h5"
+    write_shapes3d(path, SHAPES3D)
+    content = path.read_bytes()
+    assert b"images" in content
+    path.write_bytes(content.replace(b"images", b"\xffmages"))
+    with pytest.raises(DataError, match=r"3dshapes\.h5"):
+        load_shapes3d(path, tmp_path / "cache", SHAPES3D)
+    monkeypatch.setattr(h5py.File, "__iter__", lambda self: iter(["labels", None]))
+    with pytest.raises(DataError, match=r"3dshapes\.h5: truncated or corrupt \('<' not supported"):
+        load_shapes3d(path, tmp_path / "cache", SHAPES3D)
 
 
 def test_the_genuine_subsets(mnist_dir: Path, tmp_path: Path) -> None:
