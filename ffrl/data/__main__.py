@@ -1,4 +1,4 @@
-"""List the data sets: what is found where, what is missing, where it comes from: python -m ffrl.data."""
+"""List the data sets: what is found where, what is missing; or verify the cache: python -m ffrl.data [--verify]."""
 
 from __future__ import annotations
 

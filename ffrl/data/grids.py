@@ -63,13 +63,18 @@ def find_grid(data_set: DataSet, data_dir: Path | None = None) -> Path:
         DataError: data_dir or FFRL_DATA is no folder; a place cannot be read, or a folder is that of another set.
     """
     places = [folder for place in search_places(data_dir) for folder in (place / data_set.name, place)]
+    foreign: DataError | None = None
     for file in data_set.files:
         for folder in places:
             found = folder / file
             if is_file(found / "images" / "000000.png" if data_set.labels else found):
-                if data_set.labels:
+                try:
                     check_whose(found, data_set)
-                return found
+                    return found
+                except DataError as error:  # the right one may be elsewhere
+                    foreign = foreign or error
+    if foreign:
+        raise foreign
     wanted = " or ".join(file for file in data_set.files if file != ".") + (", a folder" if data_set.labels else "")
     raise DataUnavailable(
         f"{data_set.title} was not found. Looked for {wanted}, in: {'; '.join(map(str, places))}. It comes from "

@@ -67,8 +67,8 @@ def load_png_folder(folder: Path, cache: Path, data_set: DataSet) -> FileImages:
 
 
 def check_whose(folder: Path, data_set: DataSet) -> None:
-    """Raise DataError where the labels of another set are in the folder."""
-    for other in DATA_SETS.values():
+    """Raise DataError where the labels of another set are in the folder; nothing of a set that is no folder."""
+    for other in DATA_SETS.values() if data_set.labels else ():
         if other.labels and other.labels != data_set.labels and is_file(folder / other.labels):
             raise DataError(f"{folder / other.labels} is of {other.title}, not of {data_set.title}")
 

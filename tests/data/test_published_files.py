@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from ffrl.catalogue import DATA_SETS, DataSet
+from ffrl.data import dsprites
 from ffrl.data.download import DataUnavailable
 from ffrl.data.dsprites import _Reader, load_dsprites
 from ffrl.data.factors import FactorGrid
@@ -309,6 +310,7 @@ def test_skipped_images_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
         tracemalloc.stop()
     assert np.array_equal(found, np.packbits(pixels[3900:3910], axis=2))
     assert peak < 1 << 20
+    assert dsprites._BLOCK * 64 * 64 <= 16 << 20  # what is read together
 
 
 def test_another_file_of_the_same_name_has_a_cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,7 +339,7 @@ def test_another_folder_or_file_of_3d_scenes_has_a_cache_of_its_own(tmp_path: Pa
     write_shapes3d(path, SHAPES3D, **LAYOUTS["images"])
     load_shapes3d(path, tmp_path / "cache", SHAPES3D)
     with h5py.File(path, "a") as file:
-        file["images"][...] = 7
+        file["images"][...] = np.full((96, 64, 64, 3), 7, dtype=np.uint8)
     assert load_shapes3d(path, tmp_path / "cache", SHAPES3D).images(torch.arange(96)).eq(7).all()
 
 
@@ -570,6 +572,8 @@ def test_where_files_are_looked_for(tmp_path: Path, cache: Path, monkeypatch: py
     (given / "Falcor3D_down128" / "images" / "000000.png").touch()
     assert find_grid(DATA_SETS["falcor3d"], given) == given / "Falcor3D_down128"
     (given / "Falcor3D_down128" / "labels.npy").touch()
+    assert find_grid(DATA_SETS["falcor3d"], given) == given / "falcor3d"
+    (given / "falcor3d" / "images" / "000000.png").unlink()
     with pytest.raises(DataError, match=r"labels\.npy is of Isaac3D, not of Falcor3D"):
         find_grid(DATA_SETS["falcor3d"], given)
     with pytest.raises(ArgumentError, match="data = 'mnist'"):
