@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,12 +20,10 @@ class DataUnavailable(DataError):
 
 
 def cache_folder() -> Path:
-    """The platform's cache folder for ffrl, such as ~/.cache/ffrl; it is not made here.
-
-    Raises:
-        DataUnavailable: pooch is not installed.
-    """
-    return Path(_import_pooch().os_cache("ffrl")).expanduser()
+    """The platform's cache folder for ffrl, such as ~/.cache/ffrl: that of ``pooch.os_cache``. It is not made here."""
+    home = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    return Path(named if os.path.isabs(named) else os.path.expanduser(home)) / "ffrl"
 
 
 def fetch(name: str, sha256: str, mirrors: Sequence[str], folder: Path) -> None:

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import torch
 
 from ffrl.catalogue import DATA_SETS
+from ffrl.data.damage import damage_reported
 from ffrl.data.factors import FactorGrid
 from ffrl.data.file_images import PackedImages
-from ffrl.data.image_cache import CacheContent, ImageCache, block_size
+from ffrl.data.image_cache import CacheContent, ImageCache
 from ffrl.errors import DataError
 
 IMAGES, CLASSES = "imgs.npy", "latents_classes.npy"
 SIZE = 64
 _IN_MEMORY = 64 << 20  # bytes of packed images; the full set has 377 million, which go to the cache
+_BLOCK = 4096  # images that go into the cache together, 16 MiB unpacked
 _PIECE = 8 << 20  # bytes that are unpacked at a time
 
 
@@ -41,34 +40,35 @@ def load_dsprites(path: Path, cache: Path) -> PackedImages:
         DataError: the file is missing, truncated or corrupt, lacks a member, has one of another shape or type, or is
             not a complete grid in the order of its factors.
     """
-    with _reported(path), zipfile.ZipFile(path) as archive:
-        for member in (IMAGES, CLASSES):
-            if member not in archive.namelist():
-                raise DataError(f"{path} has no member {member.removesuffix('.npy')}; it has {archive.namelist()}")
-        with archive.open(CLASSES) as stream:
-            classes = np.lib.format.read_array(stream, allow_pickle=False)
-        with archive.open(IMAGES) as stream:
-            shape = _header(stream, path)
+    with damage_reported(path):
+        with zipfile.ZipFile(path) as archive:
+            for member in (IMAGES, CLASSES):
+                if member not in archive.namelist():
+                    raise DataError(f"{path} has no member {member.removesuffix('.npy')}; it has {archive.namelist()}")
+                if archive.getinfo(member).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise DataError(f"{path}: {member} is compressed in another way than NumPy does it")
+            with archive.open(CLASSES) as stream:
+                classes = np.lib.format.read_array(stream, allow_pickle=False)
+            with archive.open(IMAGES) as stream:
+                shape = _header(stream, path)
+        reader = _Reader(path, shape[0])
+        identity = {"file": path.name, "bytes": path.stat().st_size, "crc": reader.checksum}
     grid = _grid(path, classes, shape[0])
     source = f"dSprites from {path}, {len(grid):,} images"
 
     def read(first: int, last: int) -> np.ndarray:
-        with _reported(path):
+        with damage_reported(path):
             return reader.read(first, last)
 
-    reader = _Reader(path, shape[0])
-    row_bytes = SIZE * SIZE // 8
-    block = block_size(shape[0], SIZE * SIZE)
-    if len(grid) * row_bytes <= _IN_MEMORY:
-        packed = np.concatenate([read(i, min(i + block, len(grid))) for i in range(0, len(grid), block)])
+    def survey() -> dict[str, Any]:
+        with damage_reported(path):
+            return reader.survey()
+
+    if len(grid) * SIZE * SIZE // 8 <= _IN_MEMORY:
+        packed = np.concatenate([read(i, min(i + _BLOCK, len(grid))) for i in range(0, len(grid), _BLOCK)])
         return PackedImages(grid, torch.from_numpy(packed), source)
-    identity = {"file": path.name, "bytes": path.stat().st_size, "crc": reader.checksum}
-    content = CacheContent("dSprites", identity, shape[0], (SIZE, SIZE // 8), read, block)
-    store = ImageCache(cache, "dsprites", content)
-    if not store.path.exists():
-        with _reported(path):
-            reader.check()
-    return PackedImages(grid, store.open(), source)
+    content = CacheContent("dSprites", identity, shape[0], (SIZE, SIZE // 8), read, _BLOCK, survey)
+    return PackedImages(grid, ImageCache(cache, "dsprites", content).open(), source)
 
 
 class _Reader:
@@ -81,11 +81,12 @@ class _Reader:
         self._stream: IO[bytes] | None = None
         self._position = 0
 
-    def check(self) -> None:
+    def survey(self) -> dict[str, Any]:
         """Unpack everything once: the archive compares its checksum at the end, after the blocks of a damaged file."""
         with zipfile.ZipFile(self.path) as archive, archive.open(IMAGES) as stream:
             while stream.read(_PIECE):
                 pass
+        return {"checked": self.checksum}
 
     def read(self, first: int, last: int) -> np.ndarray:
         """Images first..last-1, (n, 64, 8) uint8."""
@@ -98,7 +99,7 @@ class _Reader:
         data = b"".join(self._pieces(last - first))
         self._position = last
         if last == self.count:
-            if self._stream.read(1):  # at the end the archive compares its checksum
+            if self._stream.read(1):
                 raise DataError(f"{self.path}: {IMAGES} has more bytes than its header says")
             self._stream = None
         pixels = np.frombuffer(data, dtype=np.uint8).reshape(-1, SIZE, SIZE)
@@ -154,15 +155,3 @@ def _grid(path: Path, classes: np.ndarray, count: int) -> FactorGrid:
         f"{path} is not a complete grid: {count} images, whose factors have {sizes.tolist()} values; sequences need "
         "every combination, in order"
     )
-
-
-@contextlib.contextmanager
-def _reported(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: there is no such file") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, tokenize.TokenError) as error:
-        raise DataError(f"{path}: truncated or corrupt ({error})") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ffrl.data.factors import FactorGrid
-from ffrl.data.image_cache import RecordFile, checked_indices
+from ffrl.data.record_file import RecordFile, checked_indices
 from ffrl.errors import ArgumentError
 
 

@@ -12,7 +12,8 @@ from ffrl.data.download import DataUnavailable, cache_folder
 from ffrl.data.drawn_images import DrawnImages
 from ffrl.data.dsprites import load_dsprites
 from ffrl.data.factors import FactorGrid, FactorImages
-from ffrl.data.png_folders import load_png_folder
+from ffrl.data.paths import is_file, is_folder
+from ffrl.data.png_folders import check_whose, load_png_folder
 from ffrl.data.shapes3d import load_shapes3d
 from ffrl.errors import ArgumentError, DataError
 
@@ -59,14 +60,21 @@ def find_grid(data_set: DataSet, data_dir: Path | None = None) -> Path:
 
     Raises:
         DataUnavailable: nothing was found; the message says where it comes from, and what needs no files.
-        DataError: data_dir or FFRL_DATA is no folder.
+        DataError: data_dir or FFRL_DATA is no folder; a place cannot be read, or a folder is that of another set.
     """
     places = [folder for place in search_places(data_dir) for folder in (place / data_set.name, place)]
+    foreign: DataError | None = None
     for file in data_set.files:
         for folder in places:
             found = folder / file
-            if (found / "images" / "000000.png").is_file() if data_set.labels else found.is_file():
-                return found
+            if is_file(found / "images" / "000000.png" if data_set.labels else found):
+                try:
+                    check_whose(found, data_set)
+                    return found
+                except DataError as error:  # the right one may be elsewhere
+                    foreign = foreign or error
+    if foreign:
+        raise foreign
     wanted = " or ".join(file for file in data_set.files if file != ".") + (", a folder" if data_set.labels else "")
     raise DataUnavailable(
         f"{data_set.title} was not found. Looked for {wanted}, in: {'; '.join(map(str, places))}. It comes from "
@@ -80,7 +88,12 @@ def search_places(data_dir: Path | None = None) -> list[Path]:
     variable = os.environ.get("FFRL_DATA")
     named = [("data_dir", data_dir)] if data_dir is not None else [("FFRL_DATA", Path(variable))] if variable else []
     for what, place in named:
-        if not place.expanduser().is_dir():
+        if not is_folder(_expanded(place)):
             raise DataError(f"{what} = {place} is not a folder")
-    places = [place.expanduser() for _, place in named]
+    places = [_expanded(place) for _, place in named]
     return places if data_dir is not None else [*places, cache_folder()]
+
+
+def _expanded(place: Path) -> Path:
+    """With the home folder for ~; unlike ``Path.expanduser``, it leaves an unknown one as it is."""
+    return Path(os.path.expanduser(place))

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,81 +14,14 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from ffrl.errors import ArgumentError, DataError
+from ffrl.data.record_file import RecordFile
+from ffrl.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 BLOCK_BYTES = 32 << 20
 _VERSION = 1
-
-
-class RecordFile:
-    """N records of equal size in a file, read by number: nothing is kept in memory, and a cut file is an error.
-
-    Args:
-        path: the file.
-        count: N.
-        shape: of a record, uint8.
-        offset: bytes before the first record.
-
-    Raises:
-        DataError: the file cannot be opened or is too short.
-    """
-
-    def __init__(self, path: Path, count: int, shape: tuple[int, ...], offset: int = 0) -> None:
-        self.path, self.count, self.shape, self.offset = path, count, shape, offset
-        self.record_bytes = int(np.prod(shape))
-        try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-        size, due = os.fstat(self._descriptor).st_size, offset + count * self.record_bytes
-        if size < due:
-            self.close()
-            raise DataError(f"{path}: truncated; it has {size:,} bytes, {due:,} are due")
-
-    def read(self, indices: Tensor) -> Tensor:
-        """Records (N,) int64 -> (N, *shape) uint8, on the CPU.
-
-        Raises:
-            ArgumentError: another shape or dtype, or a number out of range.
-            DataError: the file has been cut or cannot be read.
-        """
-        numbers = checked_indices(indices, self.count)
-        records = np.empty((len(numbers), self.record_bytes), dtype=np.uint8)
-        rows = records.reshape(-1).data
-        size = self.record_bytes
-        try:
-            for row, number in enumerate(numbers):
-                place = row * size
-                got = os.preadv(self._descriptor, [rows[place : place + size]], self.offset + number * size)
-                if got != size:
-                    raise DataError(f"{self.path}: truncated; record {number} has {got:,} of {size:,} bytes")
-        except OSError as error:
-            raise DataError(f"{self.path}: cannot be read ({error.strerror or error})") from error
-        return torch.from_numpy(records.reshape(len(numbers), *self.shape))
-
-    def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-    def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):
-            self.close()
-
-
-def checked_indices(indices: object, count: int) -> list[int]:
-    """The numbers in indices (N,) int64; ArgumentError for another shape or dtype, or a number not in 0..count-1."""
-    if not isinstance(indices, Tensor) or indices.dim() != 1 or indices.dtype != torch.int64:
-        given = f"{indices.dtype} {tuple(indices.shape)}" if isinstance(indices, Tensor) else repr(indices)
-        raise ArgumentError("indices", given, "an int64 tensor of shape (N,)")
-    numbers = indices.tolist()
-    for number in (min(numbers), max(numbers)) if numbers else ():
-        if not 0 <= number < count:
-            raise ArgumentError("indices", number, f"integers in 0..{count - 1}")
-    return numbers
 
 
 class CacheContent(NamedTuple):
@@ -103,6 +37,9 @@ class CacheContent(NamedTuple):
     """Records first..last-1, (last - first, *shape) uint8; may raise DataError."""
     block: int
     """Records that are read, written and checksummed together."""
+    survey: Callable[[], dict[str, Any]] = dict
+    """Looks through the whole source before the first block; may raise DataError. A build is continued only where its
+    result, as JSON, is that of before; a finished cache is opened without it."""
 
 
 class ImageCache:
@@ -144,53 +81,50 @@ class ImageCache:
         Raises:
             DataError: the source is damaged, the disk is full, or the cache does not fit its journal.
         """
-        if not self.path.exists():
-            self._build()
-        if len(self._finished()) != self.num_blocks or self.path.stat().st_size != self.num_bytes:
-            raise self._damaged("its size or its journal is wrong")
+        try:
+            if not self.path.exists():
+                self._build()
+            sound = len(self._finished()) == self.num_blocks and self.path.stat().st_size == self.num_bytes
+        except OSError as error:
+            raise DataError(f"cannot use the cache {self.path}: {error.strerror or error}") from error
+        if not sound:
+            raise _damaged(self.path, "its size or its journal is wrong")
         return RecordFile(self.path, self.content.count, self.content.shape)
 
-    def verify(self) -> None:
-        """Read everything once and compare the checksums.
-
-        Raises:
-            DataError: the cache is not there, or a block has changed.
-        """
-        finished = self._finished()
-        try:
-            with open(self.path, "rb") as file:
-                for block in range(self.num_blocks):
-                    if _digest(file, self._span(block)) != finished.get(block):
-                        raise self._damaged(f"block {block} has another checksum than when it was written")
-        except OSError as error:
-            raise DataError(f"{self.path}: cannot be read ({error.strerror or error})") from error
-
     def _build(self) -> None:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.journal, "a+b") as journal:
-                fcntl.flock(journal, fcntl.LOCK_EX)  # another process may be building it: wait
-                if self.path.exists():
-                    return
-                finished = self._continued(journal)
-                with open(self.partial, "r+b" if self.partial.exists() else "w+b") as file:
-                    self._write_blocks(file, journal, finished)
-                os.replace(self.partial, self.path)
-        except OSError as error:
-            raise DataError(f"cannot write the cache {self.path}: {error.strerror or error}") from error
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.journal, "a+b") as journal:
+            self._lock(journal)
+            if self.path.exists():
+                return
+            finished = self._continued(journal, self.content.survey())
+            with open(self.partial, "r+b" if self.partial.exists() else "w+b") as file:
+                self._write_blocks(file, journal, finished)
+            os.replace(self.partial, self.path)
 
-    def _continued(self, journal: BinaryIO) -> set[int]:
+    def _lock(self, journal: BinaryIO) -> None:
+        """Wait until no other process builds the cache; the lock ends with the file."""
+        try:
+            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.warning("waiting for another process that makes the cache %s", self.path)
+            fcntl.flock(journal, fcntl.LOCK_EX)
+
+    def _continued(self, journal: BinaryIO, survey: dict[str, Any]) -> set[int]:
         """The blocks that an earlier build has left and that still have their checksum; the journal keeps those."""
         finished: dict[int, str] = {}
         if self.partial.exists():
             with open(self.partial, "rb") as file:
                 finished = {
                     block: digest
-                    for block, digest in self._finished().items()
+                    for block, digest in self._finished(survey).items()
                     if _digest(file, self._span(block)) == digest
                 }
         journal.truncate(0)
-        lines = [json.dumps(self._header), *(f"{block} {digest}" for block, digest in finished.items())]
+        lines = [
+            json.dumps(self._header | {"survey": survey}),
+            *(f"{block} {digest}" for block, digest in finished.items()),
+        ]
         journal.write("".join(f"{line}\n" for line in lines).encode())
         _to_disk(journal)
         missing = (self.num_blocks - len(finished)) * min(self.content.block, self.content.count) * self.record_bytes
@@ -216,23 +150,15 @@ class ImageCache:
                     _to_disk(journal)
                 advance(last - first)
 
-    def _finished(self) -> dict[int, str]:
-        """Block -> checksum, as far as the journal is sound and of this source."""
-        try:
-            lines = self.journal.read_text(encoding="utf-8", errors="replace").split("\n")[
-                :-1
-            ]  # a torn one is left out
-        except FileNotFoundError:
+    def _finished(self, survey: dict[str, Any] | None = None) -> dict[int, str]:
+        """Block -> checksum, as far as the journal is sound and of this source; ``survey`` is compared where given."""
+        header, digests = _read_journal(self.journal)
+        surveyed = header.pop("survey", None)
+        if json.dumps(header) != json.dumps(self._header):
             return {}
-        if not lines or lines[0] != json.dumps(self._header):
+        if survey is not None and json.dumps(surveyed) != json.dumps(survey):
             return {}
-        found = {}
-        for line in lines[1:]:
-            block, _, digest = line.partition(" ")
-            if not block.isdecimal() or int(block) >= self.num_blocks or len(digest) != 64:
-                break
-            found[int(block)] = digest
-        return found
+        return {block: digest for block, digest in digests.items() if block < self.num_blocks}
 
     def _records(self, block: int) -> tuple[int, int]:
         first = block * self.content.block
@@ -243,13 +169,55 @@ class ImageCache:
         first, last = self._records(block)
         return first * self.record_bytes, (last - first) * self.record_bytes
 
-    def _damaged(self, why: str) -> DataError:
-        return DataError(f"{self.path}: the cache is damaged ({why}); delete it, and it is made anew")
+
+def verify_images(path: Path) -> int:
+    """Read a finished cache once, compare the checksums with those of its journal, and return its number of bytes.
+
+    Raises:
+        DataError: the images or their journal cannot be read, are incomplete or have changed.
+    """
+    try:
+        header, digests = _read_journal(path.with_suffix(".journal"))
+        try:
+            record_bytes = int(np.prod(header["shape"]))
+            size, block_bytes = header["count"] * record_bytes, header["block"] * record_bytes
+            starts = range(0, size, block_bytes)
+        except (KeyError, TypeError, ValueError) as error:
+            raise _damaged(path, "its journal cannot be read") from error
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size != size:
+                raise _damaged(path, "it has another size than its journal says")
+            for block, start in enumerate(starts):
+                if _digest(file, (start, min(block_bytes, size - start))) != digests.get(block):
+                    raise _damaged(path, f"block {block} has another checksum than when it was written")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return size
 
 
 def block_size(count: int, record_bytes: int) -> int:
     """Records in a block of about ``BLOCK_BYTES``."""
     return max(1, min(count, BLOCK_BYTES // record_bytes))
+
+
+def _damaged(path: Path, why: str) -> DataError:
+    return DataError(f"{path}: the cache is damaged ({why}); delete it, and it is made anew")
+
+
+def _read_journal(path: Path) -> tuple[dict[str, Any], dict[int, str]]:
+    """The header, and block -> checksum as far as the lines are sound; nothing of a file without a sound header."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]  # a torn one is left out
+        header = json.loads(lines[0])
+    except (FileNotFoundError, IndexError, ValueError):
+        return {}, {}
+    digests: dict[int, str] = {}
+    for line in lines[1:]:
+        block, _, digest = line.partition(" ")
+        if not block.isdecimal() or len(digest) != 64:
+            break
+        digests[int(block)] = digest
+    return (header, digests) if isinstance(header, dict) else ({}, {})
 
 
 def _digest(file: BinaryIO, span: tuple[int, int]) -> str:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ffrl.catalogue import DATA_SETS, DataSet
-from ffrl.data.download import DataUnavailable
 from ffrl.data.grids import find_grid, search_places
 from ffrl.data.mnist import SHA256
+from ffrl.data.paths import is_file
+from ffrl.errors import DataError
 
 # Package that a set needs -> what it is called in an error.
 _NEEDED = {"digits": ("sklearn", "scikit-learn"), "shapes3d": ("h5py", "h5py"), "falcor3d": ("PIL", "Pillow")}
@@ -29,7 +30,7 @@ def inventory(data_dir: Path | None = None) -> list[Holding]:
     """Every data set of the catalogue, looked for as training does.
 
     Raises:
-        DataError: data_dir or FFRL_DATA is no folder, or the cache cannot be found without pooch.
+        DataError: data_dir or FFRL_DATA is no folder.
     """
     places = search_places(data_dir)
     return [_holding(data_set, data_dir, places) for data_set in DATA_SETS.values()]
@@ -57,21 +58,21 @@ def _holding(data_set: DataSet, data_dir: Path | None, places: list[Path]) -> Ho
     package, name = _NEEDED.get(data_set.name, ("torch", "torch"))
     if importlib.util.find_spec(package) is None:
         return Holding(data_set, False, f"it needs {name}, which is not installed: pip install 'ffrl[data]'")
-    if data_set.name == "mnist":
-        return _mnist(data_set, places, data_dir is None)
     if data_set.generated or data_set.name == "digits":
         return Holding(data_set, True, "needs no files")
     try:
+        if data_set.name == "mnist":
+            return _mnist(data_set, places, data_dir is None)
         found = find_grid(data_set, data_dir)
         coarser = found.name in data_set.files[1:] and not data_set.labels
         return Holding(data_set, True, f"{found}{f', a coarser grid than {data_set.files[0]}' if coarser else ''}")
-    except DataUnavailable as error:
+    except DataError as error:
         return Holding(data_set, False, str(error))
 
 
 def _mnist(data_set: DataSet, places: list[Path], downloads: bool) -> Holding:
     for folder in (folder for place in places for folder in (place / "mnist", place)):
-        if all((folder / name).is_file() for name in SHA256):
+        if all(is_file(folder / name) for name in SHA256):
             return Holding(data_set, True, str(folder))
     note = "; training downloads it" if downloads else ""
     return Holding(data_set, False, f"not in {', '.join(map(str, places))}{note}")

@@ -76,11 +76,11 @@ def mnist_files(split: str, data_dir: Path | None = None) -> tuple[Path, Path]:
     folder = None
     variable = os.environ.get("FFRL_DATA")
     if data_dir is not None:
-        folder = _find("data_dir", Path(data_dir).expanduser(), names, looked)
+        folder = _find("data_dir", Path(os.path.expanduser(data_dir)), names, looked)
         if folder is None:
             raise DataError(f"data_dir = {data_dir} lacks {' and '.join(names)}; looked in {' and '.join(looked)}")
     elif variable:
-        folder = _find("FFRL_DATA", Path(variable).expanduser(), names, looked)
+        folder = _find("FFRL_DATA", Path(os.path.expanduser(variable)), names, looked)
     if folder is None:
         folder = _complete_cache(names, looked)
     images_path, labels_path = (folder / name for name in names)

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-import struct
-import tokenize
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from ffrl.catalogue import DATA_SETS, DataSet
+from ffrl.data.damage import corrupt, damage_reported
 from ffrl.data.factors import FactorGrid
 from ffrl.data.file_images import FileImages
 from ffrl.data.image_cache import CacheContent, ImageCache, block_size
+from ffrl.data.paths import is_file
 from ffrl.errors import DataError
 
-_SAMPLES = 256  # files whose sizes tell one folder from another
+_SAMPLES = 256  # files that are looked at whenever a cache is opened
 
 
 def load_png_folder(folder: Path, cache: Path, data_set: DataSet) -> FileImages:
@@ -26,23 +27,22 @@ def load_png_folder(folder: Path, cache: Path, data_set: DataSet) -> FileImages:
 
     Args:
         folder: holds ``images`` and, where they were not left out, the labels.
-        cache: folder for the decoded images, made when it is needed. It is known by the sizes of 256 of the files: that
-            another one has been replaced is not noticed, and the cache has to be deleted.
+        cache: folder for the decoded images, made when it is needed. An unfinished one is continued only where names,
+            sizes and times of all files are as before. A finished one is opened where the number of files, the time of
+            ``images`` and the sizes and times of 256 files are; not noticed is another file that is overwritten in its
+            place, and what leaves sizes and times alone: then the cache has to be deleted.
         data_set: "falcor3d" or "isaac3d" of the catalogue: factors, image size and the name of the labels' file.
 
     Raises:
-        DataError: Pillow is not installed; an image is missing, truncated or corrupt, or has another size or mode; the
-            labels are corrupt or not those of the numbers.
+        DataError: Pillow is not installed; an image is missing, surplus, truncated or corrupt, or has another size or
+            mode; the labels are corrupt, not those of the numbers, or those of another set.
     """
     grid = FactorGrid(data_set.factors)
     channels, height, width = data_set.image_shape
+    check_whose(folder, data_set)
     _check_labels(folder / data_set.labels, grid)
     names = [f"{number:06d}.png" for number in range(len(grid))]
-    sampled = [names[number * len(names) // _SAMPLES] for number in range(min(_SAMPLES, len(names)))]
-    try:
-        sizes = [(folder / "images" / name).stat().st_size for name in sampled]
-    except OSError as error:
-        raise DataError(f"{error.filename}: {error.strerror or error}; {_expected(data_set)}") from error
+    identity = _identity(folder / "images", names, data_set)
 
     def read(first: int, last: int) -> np.ndarray:
         paths = [folder / "images" / name for name in names[first:last]]
@@ -55,15 +55,22 @@ def load_png_folder(folder: Path, cache: Path, data_set: DataSet) -> FileImages:
             pass
         return images
 
+    def survey() -> dict[str, Any]:
+        return _survey(folder / "images", names, data_set)
+
     shape = (channels, height, width)
     block = block_size(len(grid), channels * height * width)
-    content = CacheContent(data_set.title, {"sizes": sizes}, len(grid), shape, read, block)
-    store = ImageCache(cache, data_set.name, content)
-    if not store.path.exists():
-        _check_names(folder, names, data_set)
+    content = CacheContent(data_set.title, identity, len(grid), shape, read, block, survey)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        records = store.open()
+        records = ImageCache(cache, data_set.name, content).open()
     return FileImages(grid, records, f"{data_set.title} from {folder}, {len(grid):,} images")
+
+
+def check_whose(folder: Path, data_set: DataSet) -> None:
+    """Raise DataError where the labels of another set are in the folder; nothing of a set that is no folder."""
+    for other in DATA_SETS.values() if data_set.labels else ():
+        if other.labels and other.labels != data_set.labels and is_file(folder / other.labels):
+            raise DataError(f"{folder / other.labels} is of {other.title}, not of {data_set.title}")
 
 
 def _decode(path: Path, size: tuple[int, int]) -> np.ndarray:
@@ -72,34 +79,54 @@ def _decode(path: Path, size: tuple[int, int]) -> np.ndarray:
         from PIL import Image
     except ImportError as error:
         raise DataError("PNG files need Pillow, which is not installed: pip install 'ffrl[data]'") from error
-    bomb = Image.DecompressionBombError  # of a size that no image of these sets has
+    # Pillow reports what is wrong with a file in many ways; one is a size that no image of these sets has.
     try:
-        with Image.open(path, formats=("PNG",)) as image:
+        with damage_reported(path), Image.open(path, formats=("PNG",)) as image:
             if image.mode != "RGB" or image.size != size[::-1]:
                 raise DataError(f"{path}: {image.mode} of {image.size} pixels, expected RGB of {size[::-1]}")
             return np.asarray(image)
-    # Pillow reports what is wrong with a file in many ways; SyntaxError is one of them.
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, bomb) as error:
-        if isinstance(error, FileNotFoundError):
-            raise DataError(f"{path}: there is no such file") from error
-        raise DataError(f"{path}: truncated or corrupt ({error})") from error
+    except Image.DecompressionBombError as error:
+        raise corrupt(path, error) from error
 
 
-def _check_names(parent: Path, names: list[str], data_set: DataSet) -> None:
-    """Raise DataError unless all files are there, and nothing of another set, before hours of decoding are spent."""
-    folder = parent / "images"
-    with os.scandir(folder) as entries:
-        found = {entry.name for entry in entries}
-    surplus = [name for name in found - set(names) if name.endswith(".png") and name.removesuffix(".png").isdecimal()]
+def _identity(folder: Path, names: list[str], data_set: DataSet) -> dict[str, Any]:
+    """What tells one folder from another whenever a cache is opened: little, as there are 737,280 files."""
+    count = min(_SAMPLES, len(names))
+    try:
+        samples = [os.stat(folder / names[i * len(names) // count]) for i in range(count)]
+        return {
+            "files": len(os.listdir(folder)),
+            "modified": os.stat(folder).st_mtime_ns,
+            "samples": [[status.st_size, status.st_mtime_ns] for status in samples],
+        }
+    except FileNotFoundError as error:
+        raise DataError(f"{error.filename} is missing; {_expected(data_set)}") from error
+    except OSError as error:
+        raise DataError(f"{error.filename}: cannot be read ({error.strerror or error})") from error
+
+
+def _survey(folder: Path, names: list[str], data_set: DataSet) -> dict[str, Any]:
+    """SHA-256 of the names, sizes and times of all files; DataError unless just those of the set are there."""
+    found: dict[str, os.stat_result] = {}
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                stem, dot, kind = entry.name.partition(".")
+                if dot + kind == ".png" and stem.isdecimal():
+                    found[entry.name] = entry.stat()
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read ({error.strerror or error})") from error
+    surplus = found.keys() - set(names)
     if surplus:
         raise DataError(f"{folder / min(surplus)} is not of this set; {_expected(data_set)}")
-    for other in DATA_SETS.values():
-        if other.labels and other.labels != data_set.labels and (parent / other.labels).exists():
-            raise DataError(f"{parent / other.labels} is of {other.title}, not of {data_set.title}")
     missing = [name for name in names if name not in found]
     if missing:
         others = f" and {len(missing) - 1:,} others are" if len(missing) > 1 else " is"
         raise DataError(f"{folder / missing[0]}{others} missing; {_expected(data_set)}")
+    hashed = hashlib.sha256()
+    for name in names:
+        hashed.update(f"{name} {found[name].st_size} {found[name].st_mtime_ns}\n".encode())
+    return {"files": hashed.hexdigest()}
 
 
 def _expected(data_set: DataSet) -> str:
@@ -108,15 +135,10 @@ def _expected(data_set: DataSet) -> str:
 
 def _check_labels(path: Path, grid: FactorGrid) -> None:
     """Raise DataError unless the labels, where they are there, are those of the numbers: class = label (size - 1)."""
-    if not path.exists():
+    if not is_file(path):
         return
-    try:
-        with open(path, "rb") as file:
-            labels = np.lib.format.read_array(file, allow_pickle=False)
-    except (ValueError, EOFError, tokenize.TokenError) as error:
-        raise DataError(f"{path}: truncated or corrupt ({error})") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    with damage_reported(path), open(path, "rb") as file:
+        labels = np.lib.format.read_array(file, allow_pickle=False)
     expected = (len(grid), len(grid.factors))
     if labels.shape != expected or labels.dtype.kind != "f":
         raise DataError(f"{path}: {labels.dtype} {labels.shape}, expected floating-point numbers {expected}")

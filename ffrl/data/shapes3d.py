@@ -9,9 +9,12 @@ import numpy as np
 import torch
 
 from ffrl.catalogue import DATA_SETS, DataSet
+from ffrl.data.damage import DAMAGE, corrupt, damage_reported
 from ffrl.data.factors import FactorGrid
 from ffrl.data.file_images import FileImages
-from ffrl.data.image_cache import BLOCK_BYTES, CacheContent, ImageCache, RecordFile
+from ffrl.data.image_cache import BLOCK_BYTES, CacheContent, ImageCache
+from ffrl.data.paths import is_file
+from ffrl.data.record_file import RecordFile
 from ffrl.errors import DataError
 
 _MOST_BYTES = 96 << 20  # read at a time
@@ -37,7 +40,7 @@ def load_shapes3d(path: Path, cache: Path, data_set: DataSet = DATA_SETS["shapes
         import h5py
     except ImportError as error:
         raise DataError("data = 'shapes3d' needs h5py, which is not installed: pip install 'ffrl[data]'") from error
-    if not path.is_file():
+    if not is_file(path):
         raise DataError(f"{path}: there is no such file")
     grid = FactorGrid(data_set.factors)
     channels, height, width = data_set.image_shape
@@ -52,8 +55,8 @@ def load_shapes3d(path: Path, cache: Path, data_set: DataSet = DATA_SETS["shapes
             plain = chunks is None and not images.is_virtual and images.external is None
     except DataError:
         raise
-    except (OSError, RuntimeError, ValueError, TypeError) as error:
-        raise DataError(f"{path}: truncated or corrupt ({error})") from error
+    except (OSError, *DAMAGE) as error:
+        raise corrupt(path, error) from error
     if plain and offset is not None:
         return FileImages(grid, RecordFile(path, len(grid), shape[1:], offset), source, channels_last=True)
 
@@ -62,10 +65,11 @@ def load_shapes3d(path: Path, cache: Path, data_set: DataSet = DATA_SETS["shapes
             with h5py.File(path, "r") as file:
                 images: Any = file["images"]
                 return images[first:last]
-        except (OSError, RuntimeError, ValueError) as error:
-            raise DataError(f"{path}: images {first} to {last - 1} are corrupt ({error})") from error
+        except (OSError, *DAMAGE) as error:
+            raise corrupt(path, error, f"images {first} to {last - 1} are corrupt") from error
 
-    status = path.stat()
+    with damage_reported(path):
+        status = path.stat()
     identity = {"file": path.name, "bytes": status.st_size, "modified": status.st_mtime_ns}
     block = _block(len(grid), chunks[0] if chunks else 1, height * width * channels)
     content = CacheContent(data_set.title, identity, len(grid), shape[1:], read, block)

@@ -30,7 +30,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         raise ConnectionError(f"no network for {url}")
 
     monkeypatch.delenv("FFRL_DATA", raising=False)
-    monkeypatch.setattr("pooch.os_cache", lambda project: tmp_path / "cache" / project)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("pooch.retrieve", offline)
     return tmp_path / "cache" / "ffrl" / "mnist"
 

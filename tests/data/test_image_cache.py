@@ -7,6 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,8 @@ import pytest
 import torch
 
 from ffrl.data import image_cache
-from ffrl.data.image_cache import CacheContent, ImageCache, RecordFile
+from ffrl.data.image_cache import CacheContent, ImageCache, verify_images
+from ffrl.data.record_file import RecordFile
 from ffrl.errors import ArgumentError, DataError
 from tests.data.grid_files import random_pixels
 
@@ -49,7 +52,7 @@ def test_built_once_and_read_by_number(tmp_path: Path) -> None:
     assert torch.equal(cache_of(tmp_path / "new", again).open().read(indices), records.read(indices))
     assert again.read == []
     assert sorted(path.suffix for path in (tmp_path / "new").iterdir()) == [".images", ".journal"]
-    cache_of(tmp_path / "new", again).verify()
+    assert verify_images(cache_of(tmp_path / "new", again).path) == 150
 
 
 def test_another_source_has_another_cache(tmp_path: Path) -> None:
@@ -93,7 +96,7 @@ def test_what_a_crash_may_have_spoilt_is_made_again(tmp_path: Path, damage: str)
     expected = [(10, 20), (20, 25)] if damage in ("block", "torn", "short") else [(0, 10), (10, 20), (20, 25)]
     assert source.read == expected
     assert torch.equal(records.read(torch.arange(25)), torch.from_numpy(PIXELS))
-    cache.verify()
+    verify_images(cache.path)
 
 
 def test_killed_while_building(tmp_path: Path) -> None:
@@ -113,6 +116,53 @@ def test_killed_while_building(tmp_path: Path) -> None:
     assert source.read == [(20, 25)]
 
 
+def test_one_process_builds_and_another_waits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Two files that are opened apart exclude each other as two processes do."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(Source):
+        def __call__(self, first: int, last: int) -> np.ndarray:
+            begun.set()
+            assert go_on.wait(60)
+            return super().__call__(first, last)
+
+    sources = [Slow(), Source()]
+    found = []
+
+    def build(source: Source) -> None:
+        found.append(cache_of(tmp_path, source).open().read(torch.arange(25)))
+
+    threads = [threading.Thread(target=build, args=(source,)) for source in sources]
+    threads[0].start()
+    assert begun.wait(60)
+    threads[1].start()
+    end = time.monotonic() + 20
+    while time.monotonic() < end and not caplog.records and threads[1].is_alive():
+        time.sleep(0.01)
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert [len(source.read) for source in sources] == [3, 0]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"waiting for another process that makes the cache {cache_of(tmp_path, Source()).path}"
+    ]
+    assert len(found) == 2 and all(torch.equal(images, torch.from_numpy(PIXELS)) for images in found)
+
+
+@pytest.mark.parametrize("survey", ["same", "other"])
+def test_a_build_goes_on_only_where_the_source_is_as_it_was(tmp_path: Path, survey: str) -> None:
+    def surveyed(source: Source, survey: str) -> ImageCache:
+        cache = cache_of(tmp_path, source)
+        return ImageCache(tmp_path, "set", cache.content._replace(survey=lambda: {"files": survey}))
+
+    with pytest.raises(DataError, match="image 21"):
+        surveyed(Source(fail_at=21), "same").open()
+    source = Source()
+    surveyed(source, survey).open()
+    assert source.read == [(20, 25)] if survey == "same" else len(source.read) == 3
+    surveyed(Source(fail_at=0), "a third").open()  # finished: not looked through again
+
+
 def test_damage_to_a_finished_cache_is_told(tmp_path: Path) -> None:
     cache = cache_of(tmp_path, Source())
     records = cache.open()
@@ -120,7 +170,7 @@ def test_damage_to_a_finished_cache_is_told(tmp_path: Path) -> None:
     content[149] ^= 1
     cache.path.write_bytes(bytes(content))
     with pytest.raises(DataError, match="block 2 has another checksum"):
-        cache.verify()
+        verify_images(cache.path)
     os.truncate(cache.path, 140)
     with pytest.raises(DataError, match="the cache is damaged"):
         cache_of(tmp_path, Source()).open()

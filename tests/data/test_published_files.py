@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tracemalloc
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,13 +16,14 @@ import pytest
 import torch
 
 from ffrl.catalogue import DATA_SETS, DataSet
+from ffrl.data import dsprites
 from ffrl.data.download import DataUnavailable
-from ffrl.data.dsprites import load_dsprites
+from ffrl.data.dsprites import _Reader, load_dsprites
 from ffrl.data.factors import FactorGrid
 from ffrl.data.file_images import FileImages, PackedImages
 from ffrl.data.grids import find_grid, load_grid
-from ffrl.data.image_cache import RecordFile
-from ffrl.data.png_folders import load_png_folder
+from ffrl.data.png_folders import _check_labels, _decode, load_png_folder
+from ffrl.data.record_file import RecordFile
 from ffrl.data.shapes3d import _block, load_shapes3d
 from ffrl.errors import ArgumentError, DataError
 from tests.data.grid_files import labels_of, smaller, write_dsprites, write_png_folder, write_shapes3d
@@ -241,7 +244,7 @@ def test_dsprites_of_any_grid(tmp_path: Path, colour: bool) -> None:
 def test_dsprites_through_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = write_dsprites(tmp_path / "d.npz", (3, 2, 4, 2, 3))
     monkeypatch.setattr("ffrl.data.dsprites._IN_MEMORY", 1000)
-    monkeypatch.setattr("ffrl.data.dsprites.block_size", lambda count, size: 50)
+    monkeypatch.setattr("ffrl.data.dsprites._BLOCK", 50)
     for _ in range(2):
         loaded = load_dsprites(tmp_path / "d.npz", tmp_path / "cache")
         assert np.array_equal(loaded.images(torch.arange(144)).numpy(), 255 * pixels[:, None])
@@ -259,12 +262,55 @@ def test_nothing_of_a_damaged_file_is_kept(tmp_path: Path, monkeypatch: pytest.M
     place = whole.index(pixels[0].tobytes())
     path.write_bytes(whole[:place] + bytes([1 - pixels[0, 0, 0]]) + whole[place + 1 :])
     monkeypatch.setattr("ffrl.data.dsprites._IN_MEMORY", 1000)
-    monkeypatch.setattr("ffrl.data.dsprites.block_size", lambda count, size: 50)
+    monkeypatch.setattr("ffrl.data.dsprites._BLOCK", 50)
     with pytest.raises(DataError, match="CRC"):
         load_dsprites(path, tmp_path / "cache")
     path.write_bytes(whole)
     loaded = load_dsprites(path, tmp_path / "cache")
     assert np.array_equal(loaded.images(torch.arange(144)).numpy(), 255 * pixels[:, None])
+
+
+def test_a_small_file_is_checked_to_its_end(tmp_path: Path) -> None:
+    """A wrong pixel, which only the checksum tells of, and more bytes than the header counts."""
+    path = tmp_path / "d.npz"
+    pixels = write_dsprites(path, SIZES)
+    with np.load(path, allow_pickle=True) as file:
+        members = {name: file[name] for name in file.files}
+    np.savez(path, **members)
+    whole = path.read_bytes()
+    place = whole.index(pixels.tobytes()) + pixels.size - 1
+    path.write_bytes(whole[:place] + bytes([1 - whole[place]]) + whole[place + 1 :])
+    with pytest.raises(DataError, match="CRC"):
+        load_dsprites(path, tmp_path / "cache")
+    longer = np.concatenate([pixels, pixels[:1]])
+    np.savez(path, **members | {"imgs": longer})
+    with zipfile.ZipFile(path) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    contents["imgs.npy"] = contents["imgs.npy"].replace(b"(37, 64, 64)", b"(36, 64, 64)")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
+    with pytest.raises(DataError, match=r"imgs\.npy has more bytes than its header says"):
+        load_dsprites(path, tmp_path / "cache")
+
+
+def test_skipped_images_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build that goes on at image 3,900 of 4,000 (16 MB) holds no more than the images it reads, and a piece."""
+    path = tmp_path / "d.npz"
+    pixels = np.zeros((4000, 64, 64), dtype=np.uint8)
+    pixels[3905] = 1
+    np.savez_compressed(path, imgs=pixels)
+    monkeypatch.setattr("ffrl.data.dsprites._PIECE", 1 << 16)
+    reader = _Reader(path, 4000)
+    tracemalloc.start()
+    try:
+        found = reader.read(3900, 3910)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert np.array_equal(found, np.packbits(pixels[3900:3910], axis=2))
+    assert peak < 1 << 20
+    assert dsprites._BLOCK * 64 * 64 <= 16 << 20  # what is read together
 
 
 def test_another_file_of_the_same_name_has_a_cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,8 +339,36 @@ def test_another_folder_or_file_of_3d_scenes_has_a_cache_of_its_own(tmp_path: Pa
     write_shapes3d(path, SHAPES3D, **LAYOUTS["images"])
     load_shapes3d(path, tmp_path / "cache", SHAPES3D)
     with h5py.File(path, "a") as file:
-        file["images"][...] = 7
+        file["images"][...] = np.full((96, 64, 64, 3), 7, dtype=np.uint8)
     assert load_shapes3d(path, tmp_path / "cache", SHAPES3D).images(torch.arange(96)).eq(7).all()
+
+
+def test_a_replaced_image_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of 16 files are looked at; of the others, the folder's time tells, and all times where a build goes on."""
+    pytest.importorskip("PIL")
+    from PIL import Image
+
+    monkeypatch.setattr("ffrl.data.png_folders._SAMPLES", 2)
+    monkeypatch.setattr("ffrl.data.png_folders.block_size", lambda count, size: 4)
+    folder = tmp_path / "set"
+    pixels = write_png_folder(folder, FALCOR3D)
+    file, last = folder / "images" / "000005.png", folder / "images" / "000015.png"
+    whole = last.read_bytes()
+    last.write_bytes(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2))
+    for _ in range(2):  # first at once, then after the replacement in place, which only the survey tells of
+        with pytest.raises(DataError, match=r"000015\.png: truncated or corrupt"):
+            load_png_folder(folder, tmp_path / "cache", FALCOR3D)
+        (journal,) = (tmp_path / "cache").glob("*.journal")
+        assert len(journal.read_text().splitlines()) == 1 + 3  # blocks
+        Image.fromarray(255 - pixels[5]).save(file)
+    last.write_bytes(whole)
+    images = load_png_folder(folder, tmp_path / "cache", FALCOR3D).images(torch.tensor([5, 15]))
+    expected = np.stack([255 - pixels[5], pixels[15]]).transpose(0, 3, 1, 2)
+    assert np.array_equal(images.numpy(), expected)
+    Image.fromarray(pixels[5]).save(tmp_path / "new.png")
+    os.replace(tmp_path / "new.png", file)
+    again = load_png_folder(folder, tmp_path / "cache", FALCOR3D).images(torch.tensor([5]))
+    assert np.array_equal(again[0].numpy(), pixels[5].transpose(2, 0, 1))
 
 
 SIZES = (3, 1, 2, 2, 3)
@@ -352,6 +426,101 @@ def test_damaged_dsprites(tmp_path: Path, change: Callable[[Path], object], mess
         load_dsprites(tmp_path / "d.npz", tmp_path / "cache")
 
 
+def one_line(call: Callable[[], object], path: Path) -> None:
+    """Whatever a damaged file is read as, if it is not read it is an error of one line that names it."""
+    try:
+        call()
+    except DataError as error:
+        assert "\n" not in str(error) and str(path) in str(error)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_any_damage_to_a_header_is_told_in_a_line(tmp_path: Path) -> None:
+    pytest.importorskip("PIL")
+    random = np.random.default_rng(3)
+    write_png_folder(tmp_path / "set", FALCOR3D)
+    labels, image = tmp_path / "set" / "train-rec.labels", tmp_path / "set" / "images" / "000003.png"
+    grid = FactorGrid(FALCOR3D.factors)
+    archive = tmp_path / "d.npz"
+    write_dsprites(archive, (3, 1, 1, 1, 1))
+    with np.load(archive, allow_pickle=True) as file:
+        members = {name: file[name] for name in ("imgs", "latents_classes")}
+    np.savez(archive, **members)
+    content = archive.read_bytes()
+    cases: list[tuple[Path, list[int], Callable[[], object]]] = [
+        (labels, list(range(128)), lambda: _check_labels(labels, grid)),
+        (image, list(range(60)), lambda: _decode(image, (128, 128))),
+        (archive, list(range(len(content) - 200, len(content))), lambda: load_dsprites(archive, tmp_path)),
+        *(
+            (archive, list(range(place, place + 128)), lambda: load_dsprites(archive, tmp_path))
+            for place in (content.index(b"\x93NUMPY"), content.rindex(b"\x93NUMPY"))
+        ),
+    ]
+    for path, places, call in cases:
+        whole = path.read_bytes()
+        for place in places:
+            for value in (0, 255, *b'(0"', int(random.integers(256))):
+                path.write_bytes(whole[:place] + bytes([value]) + whole[place + 1 :])
+                one_line(call, path)
+        path.write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"(16, 7)", b"(16, (("),  # TokenError
+        (b"(16, 7)", b"(00016)"),  # SyntaxError
+        (b"{'descr'", b"{[     ]"),  # TypeError, or a SyntaxError
+        (b"'fortran_order'", b"   b'ran_order'"),  # keys that cannot be sorted
+    ],
+)
+def test_labels_whose_header_python_cannot_parse(tmp_path: Path, old: bytes, new: bytes) -> None:
+    path = tmp_path / "labels"
+    with open(path, "wb") as file:
+        np.save(file, labels_of(FALCOR3D))
+    content = path.read_bytes()
+    assert old in content and len(old) == len(new)
+    path.write_bytes(content.replace(old, new))
+    with pytest.raises(DataError, match=r"labels: truncated or corrupt \(.*\)$"):
+        _check_labels(path, FactorGrid(FALCOR3D.factors))
+
+
+def test_damage_that_other_readers_tell_in_their_own_way(tmp_path: Path) -> None:
+    pytest.importorskip("PIL")
+    write_png_folder(tmp_path / "set", FALCOR3D)
+    image = tmp_path / "set" / "images" / "000003.png"
+    header = b"IHDR" + (60000).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
+    content = image.read_bytes()
+    image.write_bytes(content[:12] + header + zlib.crc32(header).to_bytes(4, "big") + content[33:])
+    with pytest.raises(DataError, match=r"000003\.png: truncated or corrupt \(Image size \(3600000000 pixels\)"):
+        _decode(image, (128, 128))
+    path = tmp_path / "d.npz"
+    write_dsprites(path, SIZES)
+    whole = path.read_bytes()
+    entries = [i for i in range(len(whole)) if whole[i : i + 4] == b"PK\1\2"]
+    for place, value, message in ((8, 1, "encrypted"), (10, 14, "compressed in another way")):
+        content = bytearray(whole)
+        for one in entries:
+            content[one + place] = value
+        path.write_bytes(bytes(content))
+        with pytest.raises(DataError, match=message):
+            load_dsprites(path, tmp_path / "cache")
+
+
+def test_3d_shapes_whose_names_are_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "3dshapes.h5"
+    write_shapes3d(path, SHAPES3D)
+    content = path.read_bytes()
+    assert b"images" in content
+    path.write_bytes(content.replace(b"images", b"\xffmages"))
+    with pytest.raises(DataError, match=r"3dshapes\.h5"):
+        load_shapes3d(path, tmp_path / "cache", SHAPES3D)
+    monkeypatch.setattr(h5py.File, "__iter__", lambda self: iter(["labels", None]))
+    with pytest.raises(DataError, match=r"3dshapes\.h5: truncated or corrupt \('<' not supported"):
+        load_shapes3d(path, tmp_path / "cache", SHAPES3D)
+
+
 def test_the_genuine_subsets(mnist_dir: Path, tmp_path: Path) -> None:
     folder = mnist_dir / "dsprites"
     if not folder.is_dir():
@@ -372,8 +541,13 @@ def test_where_files_are_looked_for(tmp_path: Path, cache: Path, monkeypatch: py
     for name in ("shapes3d", "falcor3d", "isaac3d", "dsprites"):
         with pytest.raises(DataUnavailable, match=f"github.com.*{name}.*-generated' needs no files"):
             find_grid(DATA_SETS[name])
-    with pytest.raises(DataError, match="is not a folder"):
-        find_grid(data_set, tmp_path / "nowhere")
+    for nowhere in (tmp_path / "nowhere", Path("~nobody-of-this-name/data")):
+        with pytest.raises(DataError, match="is not a folder"):
+            find_grid(data_set, nowhere)
+    with pytest.raises(DataError, match=r"cannot be looked at \(File name too long\)"):
+        find_grid(data_set, tmp_path / ("long" * 100))
+    with pytest.raises(DataError, match=r"cannot be looked at \(embedded null byte\)"):
+        find_grid(data_set, tmp_path / "a\0b")
     cached, named, given = cache.parent / "dsprites", tmp_path / "named", tmp_path / "given"
     for folder in (cached, named, given):
         folder.mkdir(parents=True)
@@ -397,6 +571,11 @@ def test_where_files_are_looked_for(tmp_path: Path, cache: Path, monkeypatch: py
     (given / "Falcor3D_down128" / "images").mkdir(parents=True)
     (given / "Falcor3D_down128" / "images" / "000000.png").touch()
     assert find_grid(DATA_SETS["falcor3d"], given) == given / "Falcor3D_down128"
+    (given / "Falcor3D_down128" / "labels.npy").touch()
+    assert find_grid(DATA_SETS["falcor3d"], given) == given / "falcor3d"
+    (given / "falcor3d" / "images" / "000000.png").unlink()
+    with pytest.raises(DataError, match=r"labels\.npy is of Isaac3D, not of Falcor3D"):
+        find_grid(DATA_SETS["falcor3d"], given)
     with pytest.raises(ArgumentError, match="data = 'mnist'"):
         load_grid("mnist")
 
