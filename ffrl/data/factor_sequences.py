@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ffrl.data.draws import uniform_integers
 from ffrl.data.factors import FactorImages
-from ffrl.data.sequences import check_index, plan_batch
+from ffrl.data.sequences import Sequences, check_index, plan_batch
 from ffrl.data.splits import FactorSplit, Part
 from ffrl.errors import ArgumentError
 from ffrl.records import SequenceBatch
@@ -24,7 +24,7 @@ class FactorSteps(NamedTuple):
     num_steps: int
 
 
-class FactorSequences:
+class FactorSequences(Sequences[FactorSteps]):
     """Sequences x_0..x_T of a part of a grid; frame t of transformation k shows factor k at t, all others as in x_0.
 
     Sequence ``index`` of transformation k begins at image ``split.starts(part, [k])[index]``: the others are random,
@@ -56,16 +56,6 @@ class FactorSequences:
     def __len__(self) -> int:
         return min(map(len, self._starts))
 
-    @property
-    def num_steps(self) -> int:
-        """T, the number of transitions."""
-        return self.config.num_steps
-
-    @property
-    def num_transformations(self) -> int:
-        """K, the number of values of k."""
-        return len(self.config.transformations)
-
     def sequence(self, indices: Tensor, k: int | Tensor) -> SequenceBatch:
         """Chosen sequences, each with the arguments, result and errors of ``TransformedImages.sequence``.
 
@@ -76,18 +66,8 @@ class FactorSequences:
         Returns:
             x (B, T+1, C, I, I) float32 in [0, 1] and k (B,) int64, on the device of the data set.
         """
-        check_index("indices", indices, len(self))
-        if isinstance(k, int) and not isinstance(k, bool):
-            if not 0 <= k < self.num_transformations:
-                raise ArgumentError("k", k, f"an integer in 0..{self.num_transformations - 1}")
-            kinds = [k] * len(indices)
-        elif isinstance(k, Tensor):
-            check_index("k", k, self.num_transformations)
-            if k.shape != indices.shape:
-                raise ArgumentError("k", tuple(k.shape), f"the shape {tuple(indices.shape)} of indices")
-            kinds = k.tolist()
-        else:
-            raise ArgumentError("k", repr(k), "an integer or a tensor of shape (B,)")
+        self.check_choice(indices, k)
+        kinds = [k] * len(indices) if isinstance(k, int) else k.tolist()
         starts = [int(self._starts[kind][index]) for kind, index in zip(kinds, indices.tolist(), strict=True)]
         return self._sequences(starts, kinds)
 
@@ -144,18 +124,12 @@ class FactorSequences:
     def _sequences(self, starts: list[int], kinds: list[int]) -> SequenceBatch:
         steps = torch.tensor([self._bases[k] for k in kinds], dtype=torch.int64)[:, None]
         numbers = torch.tensor(starts, dtype=torch.int64)[:, None] + steps * torch.arange(self.num_steps + 1)
-        return SequenceBatch(self._frames(numbers), self._to_device(torch.tensor(kinds, dtype=torch.int64)))
+        return SequenceBatch(self._frames(numbers), self.on_device(torch.tensor(kinds, dtype=torch.int64)))
 
     def _frames(self, numbers: Tensor) -> Tensor:
         """Images (B, S+1) as (B, S+1, C, I, I) float32."""
         flat = numbers.reshape(-1)
         if self.factor_images.generated:
-            flat = self._to_device(flat)  # drawn there
-        frames = self._to_device(self.factor_images.images(flat)).float().div_(255)
+            flat = self.on_device(flat)  # drawn there
+        frames = self.on_device(self.factor_images.images(flat)).float().div_(255)
         return frames.unflatten(0, tuple(numbers.shape))
-
-    def _to_device(self, value: Tensor) -> Tensor:
-        """Copied without waiting for the device."""
-        if self.device.type == "cuda" and value.device.type == "cpu":
-            return value.pin_memory().to(self.device, non_blocking=True)
-        return value.to(self.device)

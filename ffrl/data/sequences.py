@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import NamedTuple
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -63,7 +63,59 @@ def plan_batch(
     return BatchPlan(key, joint_size, sizes, [last - first for first, last in itertools.pairwise(before)])
 
 
-class TransformedImages:
+class Steps(Protocol):
+    """What moves, and how far."""
+
+    @property
+    def transformations(self) -> tuple[str, ...]: ...
+
+    @property
+    def num_steps(self) -> int: ...
+
+
+StepsT = TypeVar("StepsT", bound=Steps)
+
+
+class Sequences(Generic[StepsT]):
+    """What the sequences of still images and of grids have in common."""
+
+    config: StepsT
+    device: torch.device
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def num_steps(self) -> int:
+        """T, the number of transitions."""
+        return self.config.num_steps
+
+    @property
+    def num_transformations(self) -> int:
+        """K, the number of values of k."""
+        return len(self.config.transformations)
+
+    def check_choice(self, indices: Tensor, k: int | Tensor) -> None:
+        """Raise ArgumentError unless indices (B,) and k, an int or (B,), are int64 and in range."""
+        check_index("indices", indices, len(self))
+        if isinstance(k, int) and not isinstance(k, bool):
+            if not 0 <= k < self.num_transformations:
+                raise ArgumentError("k", k, f"an integer in 0..{self.num_transformations - 1}")
+            return
+        if not isinstance(k, Tensor):
+            raise ArgumentError("k", repr(k), "an integer or a tensor of shape (B,)")
+        check_index("k", k, self.num_transformations)
+        if k.shape != indices.shape:
+            raise ArgumentError("k", tuple(k.shape), f"the shape {tuple(indices.shape)} of indices")
+
+    def on_device(self, value: Tensor) -> Tensor:
+        """Copied without waiting for the device."""
+        if self.device.type == "cuda" and value.device.type == "cpu":
+            return value.pin_memory().to(self.device, non_blocking=True)
+        return value.to(self.device)
+
+
+class TransformedImages(Sequences[SequenceConfig]):
     """Sequences x_0..x_T of grey images in the red channel, each under one transformation k.
 
     Frame t is a transform of x_0, never of frame t-1, at t/T of the transformation's range:
@@ -114,16 +166,6 @@ class TransformedImages:
     def __len__(self) -> int:
         return self.images.shape[0]
 
-    @property
-    def num_steps(self) -> int:
-        """T, the number of transitions."""
-        return self.config.num_steps
-
-    @property
-    def num_transformations(self) -> int:
-        """K, the number of values of k."""
-        return len(self.config.transformations)
-
     def sequence(self, indices: Tensor, k: int | Tensor) -> SequenceBatch:
         """The sequences of chosen images under chosen transformations.
 
@@ -137,18 +179,10 @@ class TransformedImages:
         Raises:
             ArgumentError: a shape, dtype or value is outside what is stated above.
         """
-        check_index("indices", indices, len(self))
-        count = indices.shape[0]
-        if isinstance(k, int) and not isinstance(k, bool):
-            if not 0 <= k < self.num_transformations:
-                raise ArgumentError("k", k, f"an integer in 0..{self.num_transformations - 1}")
-            sizes = [count if j == k else 0 for j in range(self.num_transformations)]
+        self.check_choice(indices, k)
+        if isinstance(k, int):
+            sizes = [len(indices) if j == k else 0 for j in range(self.num_transformations)]
             return self._blocks(indices.to(self.device), sizes)
-        if not isinstance(k, Tensor):
-            raise ArgumentError("k", repr(k), "an integer or a tensor of shape (B,)")
-        check_index("k", k, self.num_transformations)
-        if k.shape != indices.shape:
-            raise ArgumentError("k", tuple(k.shape), f"the shape {tuple(indices.shape)} of indices")
         sizes = torch.bincount(k, minlength=self.num_transformations).tolist()
         order = torch.argsort(k.to(self.device), stable=True)
         grouped = self._blocks(indices.to(self.device)[order], sizes)
@@ -182,13 +216,7 @@ class TransformedImages:
             seed, iteration, batch_size, self.num_transformations, mixed=mixed, rank=rank, num_ranks=num_ranks
         )
         indices = torch.tensor(uniform_integers(plan.key, 1, plan.joint_size, len(self))[rank::num_ranks])
-        return self._blocks(self._on_device(indices), plan.rows_of_rank)
-
-    def _on_device(self, indices: Tensor) -> Tensor:
-        """Copied without waiting for the device."""
-        if self.device.type == "cuda":
-            return indices.pin_memory().to(self.device, non_blocking=True)
-        return indices.to(self.device)
+        return self._blocks(self.on_device(indices), plan.rows_of_rank)
 
     def _blocks(self, indices: Tensor, sizes: list[int]) -> SequenceBatch:
         """Sequences whose first sizes[0] rows show transformation 0, the next sizes[1] rows transformation 1, ..."""
