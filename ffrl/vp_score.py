@@ -7,6 +7,7 @@ the better the transformations are told apart. Shapes: N pairs, K transformation
 from __future__ import annotations
 
 import statistics
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -187,16 +188,16 @@ def vp_score(model: Autoencoder, data: SequenceData, config: VPConfig) -> dict[s
     model.eval()
     device = next(model.parameters()).device
     kinds = data.num_transformations
-    kinds_of_pairs = ("generated", "truth", *(("still",) if isinstance(data, FactorSequences) else ()))
-    found: dict[str, list[VPAccuracy]] = {name: [] for name in kinds_of_pairs}
+    sources: dict[str, Autoencoder | None] = {"generated": model, "truth": None}
+    found: dict[str, list[VPAccuracy]] = defaultdict(list)
     for seed in config.seeds:
         indices, k = choose_pairs(config.num_pairs, len(data), kinds, seed)
-        for name in kinds_of_pairs:
-            pairs = make_pairs(model if name == "generated" else None, data, indices, k, config.start)
-            if name == "still":
-                first = pairs.x[:, : pairs.x.shape[1] // 2]
-                pairs = pairs._replace(x=torch.cat([first, first], 1))
-            found[name].append(classify_pairs(pairs, kinds, config, seed, device))
+        pairs = {name: make_pairs(one, data, indices, k, config.start) for name, one in sources.items()}
+        if isinstance(data, FactorSequences):
+            first = pairs["truth"].x.chunk(2, dim=1)[0]
+            pairs["still"] = Pairs(torch.cat([first, first], 1), k)
+        for name, one in pairs.items():
+            found[name].append(classify_pairs(one, kinds, config, seed, device))
     return {
         **{name: summarize_seeds(accuracies) for name, accuracies in found.items()},
         "chance": 1 / kinds,
