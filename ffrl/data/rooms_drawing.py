@@ -37,13 +37,6 @@ FACTOR_SIZES = {
     "camera_y-pos": 6,
     "camera_z-pos": 6,
 }
-FALCOR3D_FACTORS = tuple(name for name in FACTOR_SIZES if name.startswith(("lighting", "camera")))
-"""Those of Falcor3D, in its order."""
-ISAAC3D_FACTORS = (
-    *("object_shape", "robot_x-move", "robot_y-move", "camera_y-pos", "object_scale"),
-    *("lighting_intensity", "lighting_y-dir", "object_color", "wall_color"),
-)
-"""Those of Isaac3D, in its order; camera_y-pos is its camera_height."""
 
 SHAPES = ("cube", "cylinder", "sphere")
 # Metres: x to the right, y up, z away from the camera. The room is from -WIDE to WIDE, 0 to HIGH, and as far as DEEP.

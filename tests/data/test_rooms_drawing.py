@@ -8,8 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from ffrl.data.rooms_drawing import FACTOR_SIZES, FALCOR3D_FACTORS, ISAAC3D_FACTORS, SHAPES, draw
+from ffrl.data.rooms_drawing import FACTOR_SIZES, SHAPES, draw
 
+FALCOR3D_FACTORS = tuple(name for name in FACTOR_SIZES if name.startswith(("lighting", "camera")))
+ISAAC3D_FACTORS = (
+    *("object_shape", "robot_x-move", "robot_y-move", "camera_y-pos", "object_scale"),
+    *("lighting_intensity", "lighting_y-dir", "object_color", "wall_color"),
+)
 NAMES = list(FACTOR_SIZES)
 MIDDLE = {name: size // 2 for name, size in FACTOR_SIZES.items()}
 
