@@ -309,7 +309,7 @@ def test_bad_options_end_with_code_two(run: Path, tmp_path: Path):
     assert code == 2 and not (copy / "vp.json").exists()
 
 
-def test_in_a_grid_x_0_alone_gives_k_away_and_that_is_said(tmp_path: Path):
+def test_in_a_grid_x_0_alone_gives_k_away_and_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The beginning of a sequence of k has factor k at 0, so that pairs in which nothing moves are told apart."""
     grid = preset_config("tiny", "shapes3d-generated")
     config = dataclasses.replace(grid, out=tmp_path / "run", iterations=1, device="cpu", tensorboard=False)
@@ -319,3 +319,10 @@ def test_in_a_grid_x_0_alone_gives_k_away_and_that_is_said(tmp_path: Path):
     assert found["chance"] == 0.25
     assert found["still"]["last"] > 0.4
     assert "still" not in vp_score(tiny_model(), sequences(60), dataclasses.replace(SMALL, num_pairs=60, epochs=1))
+    given: list[Pairs] = []
+    nothing = VPAccuracy(0.0, 0.0, 1, 1, 1)
+    monkeypatch.setattr("ffrl.vp_score.classify_pairs", lambda pairs, *_: given.append(pairs) or nothing)
+    vp_score(trained.model, trained.data, dataclasses.replace(SMALL, num_pairs=20, seeds=(0,)))
+    _, truth, still = given
+    assert torch.equal(still.x[:, :3], truth.x[:, :3]) and torch.equal(still.x[:, 3:], truth.x[:, :3])
+    assert torch.equal(still.k, truth.k)
