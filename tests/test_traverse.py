@@ -14,7 +14,7 @@ from PIL import Image
 
 from ffrl.command_line import run_command
 from ffrl.config import LossConfig, SequenceConfig
-from ffrl.data import TransformedImages, load_images
+from ffrl.data import TransformedImages, load_images, load_sequences
 from ffrl.data.sequences import transformation_parameter
 from ffrl.errors import ArgumentError, BackendError
 from ffrl.evaluation import sequence_errors
@@ -367,6 +367,22 @@ def test_pictures_show_the_frames_of_the_data_set_exactly():
         strip = page[:, left : left + patch.shape[1]]
         tops = [y for y in range(len(strip) - len(patch)) if np.array_equal(strip[y : y + len(patch)], patch)]
         assert len(tops) == 1
+
+
+def test_a_grid_with_few_images_for_a_composition_shows_as_many_different_ones():
+    config = preset_config("tiny", "dsprites-generated")
+    _, data = load_sequences(config, "test")
+    indices = torch.tensor([100, 142, 1700])
+    model = SequenceVAE(config.model, data.num_transformations).eval()
+    album = Album(model, data, indices, "", None, {})
+    assert torch.equal(album.numbers([0]), indices)
+    count = data.num_composed([0, 2])
+    assert 142 < count < 1700
+    assert album.numbers([0, 2]).tolist() == [0, count // 3, 2 * count // 3]
+    steps = superposition_steps([0, 2], data.num_steps)
+    label, frames, progress = album.path(steps, 2)
+    assert label == f"image {2 * count // 3}"
+    assert torch.equal(frames.truth, data.composed(torch.tensor([2 * count // 3]), progress))
 
 
 def test_choice_of_digits():

@@ -104,30 +104,30 @@ class Album:
         return Frames(truth, decode(self.model, z)), progress
 
     def numbers(self, acting: Iterable[int]) -> Tensor:
-        """The images shown, (B,); of a grid, those of as many as these transformations have."""
-        return self.indices % num_composed(self.data, acting)
+        """The images shown, (B,): of a grid on which these transformations have too few, others spread over those."""
+        count, shown = num_composed(self.data, acting), len(self.indices)
+        if int(self.indices.max()) < count:
+            return self.indices
+        return torch.arange(shown, device=self.indices.device) * count // shown
 
     def encoded(self, truth: Tensor) -> Tensor:
         return self.model.encoder(truth[:, 0])[0]
 
     @torch.no_grad()
-    def path(self, steps: Sequence[Step], digit: int) -> tuple[Frames, Tensor]:
-        """Frames of one image along a path, and their progress (S+1, K)."""
+    def path(self, steps: Sequence[Step], digit: int) -> tuple[str, Frames, Tensor]:
+        """Label of one image, its frames along a path, and their progress (S+1, K)."""
         progress = progress_of(steps, len(self.names))
         indices = self.numbers({k for step in steps for k in step})[digit : digit + 1]
         truth = composed_frames(self.data, indices, progress)
         z0 = self.encoded(truth) if self.z0 is None else self.z0[digit : digit + 1]
         z = follow(self.model.potential, z0, steps, backend=self.model.flow.backend)
-        return Frames(truth, decode(self.model, z)), progress
+        return image_label(indices), Frames(truth, decode(self.model, z)), progress
 
     def heads(self, progress: Tensor) -> list[str]:
         """Captions that begin with the time; on a line of its own where several transformations follow."""
         values = captions(self.data.config, progress)
         joint = ":  " if max(map(len, values)) <= ONE_LINE else "\n"
         return [f"t = {t}{joint}{value}" for t, value in enumerate(values)]
-
-    def label(self, digit: int) -> str:
-        return f"image {int(self.indices[digit])}"
 
     def range_of(self, k: int) -> str:
         """What transformation k does in T steps: "scale ×1 → ×1.8"."""
@@ -145,7 +145,7 @@ class Album:
     def traverse_grid(self, k: int) -> bytes:
         frames, progress = self.along(k)
         heads = self.heads(progress)
-        blocks = [Block(frames.digit(i), self.label(i), heads) for i in range(len(self.indices))]
+        blocks = [Block(frames.digit(i), image_label(self.indices[i]), heads) for i in range(len(self.indices))]
         score, copy = frames.equivariance_error, frames.copy
         shown = images_shown(len(blocks))
         footer = [f"E over {shown}: {score:.1f}, {percentage(score, copy)} of copying ({copy:.1f})"]
@@ -177,7 +177,7 @@ class Album:
         for k, name in enumerate(self.names):
             frames, progress = self.along(k, direction=-1)
             digit = k % len(self.indices)
-            found.append((f"{name}, {self.label(digit)}", frames.digit(digit), progress))
+            found.append((f"{name}, {image_label(self.indices[digit])}", frames.digit(digit), progress))
         return found
 
     def backward_grid(self) -> bytes:
@@ -198,9 +198,8 @@ class Album:
         pairs = [pair for pair in itertools.permutations(range(len(self.names)), 2) if num_composed(self.data, pair)]
         for number, (first, second) in enumerate(pairs[:MOST_PATHS]):
             steps = schedule_steps(switch_schedule(first, second, self.num_steps))
-            digit = number % len(self.indices)
-            frames, progress = self.path(steps, digit)
-            found.append((f"{self.names[first]} → {self.names[second]}, {self.label(digit)}", frames, progress))
+            label, frames, progress = self.path(steps, number % len(self.indices))
+            found.append((f"{self.names[first]} → {self.names[second]}, {label}", frames, progress))
         return found
 
     def switch_grid(self) -> bytes:
@@ -223,9 +222,9 @@ class Album:
         found = []
         known = [ks for ks in superpositions(len(self.names)) if num_composed(self.data, ks)]
         for number, ks in enumerate(known[:MOST_PATHS]):
-            digit = number % len(self.indices)
-            frames, progress = self.path(superposition_steps(ks, self.num_steps), digit)
-            found.append((f"{' + '.join(self.names[k] for k in ks)}, {self.label(digit)}", frames, progress))
+            steps = superposition_steps(ks, self.num_steps)
+            label, frames, progress = self.path(steps, number % len(self.indices))
+            found.append((f"{' + '.join(self.names[k] for k in ks)}, {label}", frames, progress))
         return found
 
     def superposition_grid(self) -> bytes:
@@ -276,6 +275,10 @@ class Album:
         note = "truth: the image transformed.  flow: decoded from " + STEP + ", starting from the first frame alone."
         error = f"error: Σ over t = 1..{self.num_steps} of |truth − flow|, summed over pixels, mean over {source}."
         return overview(title, note, panels, f"{error}  {self.source}.")
+
+
+def image_label(index: Tensor) -> str:
+    return f"image {int(index)}"
 
 
 def images_shown(count: int) -> str:
