@@ -15,6 +15,7 @@ LogDet = Literal["trace", "exact", "hutchinson"]
 EvaluatedLogDet = Literal["trace", "exact"]
 PDEName = Literal["hj_force", "hj", "fokker_planck", "heat", "wave"]
 PriorName = Literal["diffusion", "standard_normal", "mixture", "vamp"]
+WeightInit = Literal["default", "he"]
 Preset = Literal["tiny", "small", "paper"]
 DataName = Literal[
     "auto",
@@ -106,6 +107,12 @@ class ModelConfig:
     """False makes the decoder dense throughout."""
     initial_intensity: float = 0.05
     """Intensity of every pixel before training, in (0, 1)."""
+    initial_log_var: float | None = None
+    """Log variance of q(z_0 | x_0) before training; default PyTorch's layers, which make it about 0, so that decoding
+    begins with codes that are mostly noise."""
+    weight_init: WeightInit = "default"
+    """Weights of the layers before a ReLU: default, PyTorch's, which make activations smaller from layer to layer; he,
+    He et al. 2015's, which do not."""
     potential_widths: tuple[int, int] = (128, 128)
     """(H1, H2) of the potential and force networks."""
     output_activation: Literal["tanh", "identity"] = "identity"
@@ -136,6 +143,9 @@ class ModelConfig:
         require(len(self.conv_widths) <= most, "model.conv_widths", self.conv_widths, allowed)
         intensity = self.initial_intensity
         require(0 < intensity < 1, "model.initial_intensity", intensity, "a number in (0, 1), without its ends")
+        if self.initial_log_var is not None:
+            require_number("model.initial_log_var", self.initial_log_var, -20.0)
+            require(self.initial_log_var <= 20, "model.initial_log_var", self.initial_log_var, "a number in [-20, 20]")
         if self.time_dim is not None:
             require_integer("model.time_dim", self.time_dim, 4)
             require(self.time_dim % 2 == 0, "model.time_dim", self.time_dim, "an even integer >= 4")

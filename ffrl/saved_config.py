@@ -29,6 +29,8 @@ ADDED_LATER: dict[str, Any] = {
     "precision": "tf32x3",
     "validation_images": 0,
     "held_out_classes": (),
+    "model.initial_log_var": None,
+    "model.weight_init": "default",
     "model.prior": "diffusion",
     "model.prior_components": 10,
     "model.pseudo_inputs": 64,

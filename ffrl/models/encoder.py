@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ffrl.config import ModelConfig
+from ffrl.models.initialization import he_
 
 
 class Encoder(nn.Module):
@@ -32,6 +33,10 @@ class Encoder(nn.Module):
         self.body = nn.Sequential(*layers)
         self.mu = nn.Linear(inputs, config.latent_dim)
         self.log_var = nn.Linear(inputs, config.latent_dim)
+        if config.weight_init == "he":
+            he_(self.body)
+        if config.initial_log_var is not None:
+            nn.init.constant_(self.log_var.bias, config.initial_log_var)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, C, I, I) in [0, 1] -> mu (B, D), log_var (B, D)."""

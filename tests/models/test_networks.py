@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from ffrl.config import ModelConfig
+from ffrl.errors import ArgumentError
 from ffrl.models.decoder import Decoder, FullKernelTranspose
 from ffrl.models.encoder import Encoder
 from ffrl.presets import preset_config
@@ -111,6 +113,49 @@ def test_initial_intensity(convolutions: bool):
     bias = [p for name, p in decoder.named_parameters() if name.endswith("bias")][-1]
     assert bias.detach().tolist() == pytest.approx([math.log(0.2 / 0.8)] * bias.numel())
     assert decoder(torch.zeros(1, 5)).mean().item() == pytest.approx(0.2, abs=0.05)
+
+
+@pytest.mark.parametrize("refine", [False, True])
+def test_he_weights_keep_the_size_of_activations(refine: bool):
+    """Mean square of every layer's input, from layer to layer: kept by He et al.'s weights, lost by PyTorch's."""
+    widths = {"conv_widths": (32, 32, 64, 64), "encoder_widths": (256, 256, 256), "decoder_widths": (256, 256)}
+    config = ModelConfig(**{**vars(SMALL), **widths, "image_size": 64, "latent_dim": 256, "refine": refine})
+    for network, inputs in ((Encoder, torch.randn(8, 3, 64, 64)), (Decoder, torch.randn(32, 256))):
+        sizes = {}
+        for init in ("default", "he"):
+            body = network(ModelConfig(**{**vars(config), "weight_init": init})).body
+            sizes[init], value = torch.zeros(0), inputs
+            for layer, following in itertools.pairwise(body):
+                value = layer(value).detach()
+                # Away from the border, which zeros are next to.
+                inner = value[..., 1:-1, 1:-1] if value.dim() == 4 and value.shape[-1] > 4 else value
+                if isinstance(following, nn.ReLU):
+                    sizes[init] = torch.cat((sizes[init], inner.square().mean()[None]))
+            assert len(sizes[init]) > 5
+        assert 0.4 < sizes["he"][-1] / sizes["he"][0] < 2.5 and sizes["he"].min() > 0.3 and sizes["he"].max() < 6
+        assert sizes["default"][-1] < 0.02 * sizes["default"][0]
+
+
+def test_he_weights_are_those_of_layers_before_a_relu_alone():
+    config = ModelConfig(**{**vars(SMALL), "weight_init": "he", "encoder_widths": (400, 300), "decoder_widths": (500,)})
+    encoder, decoder = Encoder(config), Decoder(config)
+    first, transposed = encoder.body[0], decoder.body[4]
+    assert isinstance(first, nn.Conv2d) and isinstance(transposed, nn.ConvTranspose2d)
+    dense, last = encoder.body[5], encoder.body[7]
+    assert isinstance(dense, nn.Linear) and isinstance(last, nn.Linear)
+    assert dense.weight.std().item() == pytest.approx((2 / (6 * 16)) ** 0.5, rel=0.05) and not dense.bias.any()
+    assert last.weight.std().item() == pytest.approx((1 / 3 / 400) ** 0.5, rel=0.05) and last.bias.any()  # PyTorch's
+    assert encoder.mu.weight.std().item() == pytest.approx((1 / 3 / 300) ** 0.5, rel=0.1)
+    assert transposed.weight.std().item() == pytest.approx((2 / (6 * 4)) ** 0.5, rel=0.2)  # 4 of its 16 places meet
+    with pytest.raises(ArgumentError, match=r"model.weight_init = 'xavier' .*'default', 'he'"):
+        ModelConfig(weight_init="xavier")  # type: ignore[arg-type]
+
+
+def test_initial_log_var():
+    x = torch.rand(8, 3, 16, 16)
+    assert Encoder(SMALL)(x)[1].abs().max() < 1
+    log_var = Encoder(ModelConfig(**{**vars(SMALL), "initial_log_var": -5.0}))(x)[1]
+    assert (log_var + 5).abs().max() < 1
 
 
 @pytest.mark.parametrize("refine", [False, True])
