@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ffrl.bars import counted
 from ffrl.data import SequenceData
 from ffrl.models.baselines import WithoutOperator
 
@@ -61,17 +62,22 @@ def search_traversals(
     )
     errors = torch.zeros(kinds, len(candidates), dtype=torch.float64, device=device)
     at_once = max(1, pixels // (steps * starts.shape[-1] ** 2))
-    for ks in [range(kinds)] if together else [range(k, k + 1) for k in range(kinds)]:
-        z0 = model.code(starts[ks[0]])  # (n, D)
-        for image, first in itertools.product(range(count), range(0, len(candidates), at_once)):
-            dimension, end = candidates[first : first + at_once].unbind(1)
-            z = z0[image].expand(len(dimension), steps, -1).clone()  # (M, T, D)
-            start = z0[image, dimension][:, None]
-            z[torch.arange(len(dimension), device=device), :, dimension] = start + (ends[end][:, None] - start) * share
-            decoded = torch.sigmoid(model.decode_sequence(z)).flatten(2)  # (M, T, P)
-            for k in ks:
-                distance = (decoded - wanted[k, image]).abs().sum((1, 2))
-                errors[k, first : first + at_once] += distance.double()
+    joined = [range(kinds)] if together else [range(k, k + 1) for k in range(kinds)]
+    total = len(joined) * count * len(candidates)
+    with counted("traversals that are tried", total, stays=False) as advance:
+        for ks in joined:
+            z0 = model.code(starts[ks[0]])  # (n, D)
+            for image, first in itertools.product(range(count), range(0, len(candidates), at_once)):
+                dimension, end = candidates[first : first + at_once].unbind(1)
+                z = z0[image].expand(len(dimension), steps, -1).clone()  # (M, T, D)
+                start = z0[image, dimension][:, None]
+                moved = start + (ends[end][:, None] - start) * share
+                z[torch.arange(len(dimension), device=device), :, dimension] = moved
+                decoded = torch.sigmoid(model.decode_sequence(z)).flatten(2)  # (M, T, P)
+                for k in ks:
+                    distance = (decoded - wanted[k, image]).abs().sum((1, 2))
+                    errors[k, first : first + at_once] += distance.double()
+                advance(len(dimension))
     model.train(was_training)
     best = errors.argmin(1)  # the first of equals
     return Traversals(candidates[best, 0], ends[candidates[best, 1]], errors.gather(1, best[:, None])[:, 0] / count)

@@ -20,7 +20,7 @@ LAYERS = (
     ("errors",),
     (
         *("catalogue", "factor", "checks", "baseline_config", "config", "saved_config", "presets", "vp_config"),
-        *("experiments", "records", "kernels", "distributed", "densities"),
+        *("experiments", "records", "kernels", "distributed", "densities", "bars"),
     ),
     ("ops",),
     ("models", "data"),
@@ -66,6 +66,7 @@ ALLOWED_DISTRIBUTIONS = {
     "experiments": set(),
     "records": {"torch"},
     "kernels": {"torch", "triton"},
+    "bars": {"rich"},
 }
 
 # Folders of this repository that the library must not know. "kernels" is installed as ffrl.kernels.

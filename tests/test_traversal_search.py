@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 
 import pytest
@@ -112,6 +113,23 @@ def test_transformations_that_begin_with_images_of_their_own_are_searched_from_t
     assert found.dimension.tolist() == [dimension for dimension, _ in TRUTH.values()]
     assert found.end_value.tolist() == pytest.approx([end for _, end in TRUTH.values()])
     assert found.error.tolist() == pytest.approx([0.0] * 3, abs=1e-9)
+
+
+@pytest.mark.parametrize(("kind", "searches"), [(Rendered, 1), (RenderedGrid, 3)])
+def test_the_progress_of_a_search_ends_at_its_total(kind: type[Rendered], searches: int, monkeypatch):
+    totals, advances = [], []
+
+    @contextlib.contextmanager
+    def counted(title: str, count: int, *, stays: bool):
+        assert not stays
+        totals.append(count)
+        yield advances.append
+
+    monkeypatch.setattr("ffrl.traversal_search.counted", counted)
+    model = synthetic()
+    model.code = lambda x: torch.logit(x[:, 0, 0, :4])  # type: ignore[method-assign, assignment]
+    search_traversals(model, kind(2), pixels=100 * STEPS * SIZE * SIZE)  # type: ignore[arg-type]
+    assert totals == [sum(advances)] == [searches * 2 * 4 * 101] and max(advances) == 100
 
 
 def test_a_run_is_searched_on_its_own_validation_images_and_scored_on_the_test_set(tmp_path):

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from ffrl.bars import counted
 from ffrl.data.record_file import RecordFile
 from ffrl.errors import DataError
 
@@ -136,7 +136,7 @@ class ImageCache:
         return set(finished)
 
     def _write_blocks(self, file: BinaryIO, journal: BinaryIO, finished: set[int]) -> None:
-        with _progress(self.content.title, self.content.count) as advance:
+        with counted(self.content.title, self.content.count) as advance:
             for block in range(self.num_blocks):
                 first, last = self._records(block)
                 if block not in finished:
@@ -235,18 +235,3 @@ def _digest(file: BinaryIO, span: tuple[int, int]) -> str:
 def _to_disk(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-@contextlib.contextmanager
-def _progress(title: str, count: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr; none without rich."""
-    try:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-    except ImportError:
-        yield lambda _: None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=count)
-        yield lambda number: bar.advance(task, number)
