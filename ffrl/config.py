@@ -351,7 +351,7 @@ class EvaluationConfig:
     """What is evaluated, and how finely."""
 
     num_images: int | None = None
-    """Test images for the errors; default all."""
+    """Test images for the errors, of as many as there are; default all."""
     likelihood_images: int = 1000
     """Test images for the likelihoods, which cost importance_samples times as much."""
     importance_samples: int = 16
