@@ -1,8 +1,8 @@
 """What the pictures of ``rooms_drawing`` look up: values of the factors, rays, and the fixed room from every camera.
 
 There are 216 cameras. What each sees of the fixed room takes 16 bytes a pixel, 57 MB for all of them. On a CPU a camera
-is computed when it is first asked for (some 10 ms); until then its memory is not used. On other devices all are
-computed at once, so that nothing waits to learn which are there.
+is computed when it is first asked for, some 10 ms; until then its memory is not used. On other devices all are computed
+at once, so that nothing waits to learn which are there.
 """
 
 from __future__ import annotations

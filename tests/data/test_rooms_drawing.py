@@ -165,8 +165,9 @@ def test_pictures_are_those_that_figures_were_reported_on() -> None:
         (0, 4, 1, 0, 2, 3, 4, 5, 3, 5, 2, 5, 2),  # the cabinet's shadow falls to the left
         (1, 2, 4, 2, 3, 0, 3, 0, 0, 0, 5, 0, 5),  # the object's falls on the ceiling, the cabinet's to the right
         (2, 6, 2, 3, 1, 1, 2, 4, 2, 4, 0, 3, 0),  # the light is close above the object
+        (0, 1, 4, 1, 0, 3, 4, 5, 0, 0, 0, 1, 2),  # the cabinet mirrors the light
     ],
-    ids=SHAPES,
+    ids=(*SHAPES, "mirror"),
 )
 def test_pictures_are_those_of_a_plain_ray_caster(row: tuple[int, ...]) -> None:
     wanted = torch.from_numpy(picture(row))
@@ -187,6 +188,7 @@ def random_rows(count: int) -> Tensor:
 
 def test_nothing_is_missed_by_looking_only_where_something_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
     factors = random_rows(24)
+    factors[::2, 7], factors[::2, 8], factors[::2, 10] = 5, 0, 5  # the cabinet's shadow reaches far
     images = draw(factors)
     all_pixels = torch.arange(PIXELS)
 
