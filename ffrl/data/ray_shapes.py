@@ -78,6 +78,28 @@ def capsule(origin: Vector, direction: Vector, radius: float, half_height: float
     return Hit(distance, (x / radius, up, z / radius))
 
 
+def box_blocks(origin: Vector, direction: Vector, half: tuple[float, float, float]) -> Tensor:
+    """Whether the segment from origin to origin + direction, of any length, passes through the box; so below."""
+    slabs = [_slab(o, d, h) for o, d, h in zip(origin, direction, half, strict=True)]
+    (near_x, far_x), (near_y, far_y), (near_z, far_z) = slabs
+    near = torch.maximum(torch.maximum(near_x, near_y), near_z)
+    far = torch.minimum(torch.minimum(far_x, far_y), far_z)
+    return near.clamp(min=0) < far.clamp(max=1)
+
+
+def cylinder_blocks(origin: Vector, direction: Vector, radius: float, half_height: float) -> Tensor:
+    side_near, side_far = _tube(origin, direction, radius)
+    cap_near, cap_far = _slab(origin[1], direction[1], half_height)
+    near, far = torch.maximum(side_near, cap_near), torch.minimum(side_far, cap_far)
+    return near.clamp(min=0) < far.clamp(max=1)
+
+
+def sphere_blocks(origin: Vector, direction: Vector, radius: float) -> Tensor:
+    nearest = (-dot(origin, direction) / dot(direction, direction)).clamp(0, 1)
+    point = at(origin, direction, nearest)
+    return dot(point, point) < radius * radius
+
+
 def _slab(origin: Tensor, direction: Tensor, half: float) -> tuple[Tensor, Tensor]:
     """Distances at which a coordinate is first and last between -half and half."""
     inverse = 1 / torch.where(direction == 0, 1e-12, direction)

