@@ -4,16 +4,15 @@ The drawings use additions, products, quotients and square roots of single numbe
 sines, cosines and colours up in tables: those are rounded the same way whatever the size of a batch is.
 
 On a CPU the pieces are so small that PyTorch does each operation in the thread that asks for it: up to 32,768 numbers,
-for most. Operations take microseconds here, so that sharing one out would gain nothing, and where other work keeps the
-cores busy every operation that is shared out waits for the other thread to be scheduled, milliseconds long. ``sqrt``,
-``floor`` and assignment to indexed places share out less, and are avoided. Instead, whole pieces are drawn side by
-side, each in a thread of its own: they need not wait for one another.
+for most. Operations take microseconds here, so that threads would gain nothing, and where other work keeps the cores
+busy every operation that is shared out waits for the other thread to be scheduled, milliseconds long. ``sqrt``,
+``floor`` and assignment to indexed places share out less, and are avoided. Nor are pieces drawn side by side: two
+threads that call so small operations fight over the interpreter's lock, and on two cores are slower than one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -47,11 +46,10 @@ def check_factors(factors: object, sizes: Mapping[str, int]) -> Tensor:
 def draw_groups(
     draw: Callable[[int, Tensor], Tensor], factors: Tensor, groups: Tensor, rows: Sequence[int], shape: tuple[int, ...]
 ) -> Tensor:
-    """Draw the images of each group by themselves, in pieces; on a CPU in ``torch.get_num_threads()`` threads.
+    """Draw the images of each group by themselves, in pieces.
 
     Args:
-        draw: of a group and some rows of ``factors``, images (rows, *shape) uint8. On a CPU it is called by several
-            threads at once.
+        draw: of a group and some rows of ``factors``, images (rows, *shape) uint8.
         factors: (N, F).
         groups: (N,) int64, of each row, 0 to len(rows) - 1.
         rows: of each group, how many are drawn at a time on a CPU; on other devices it is GPU_ROWS times as many.
@@ -62,40 +60,19 @@ def draw_groups(
     """
     images = torch.empty((factors.shape[0], *shape), dtype=torch.uint8, device=factors.device)
     on_cpu = factors.device.type == "cpu"
-    pieces: list[tuple[int, Tensor]] = []
     for group, count in enumerate(rows):
         members = (groups == group).nonzero()[:, 0]
-        if len(members):
-            pieces += [(group, piece) for piece in members.split(count if on_cpu else count * GPU_ROWS)]
-
-    def draw_piece(group: int, piece: Tensor) -> None:
-        drawn = draw(group, factors.index_select(0, piece))
-        if not on_cpu:
-            images.index_copy_(0, piece, drawn)
-            return
-        for row, image in zip(piece.tolist(), drawn, strict=True):
-            for target, source in zip(images[row], image, strict=True):
-                target.copy_(source)
-
-    _in_threads(draw_piece, pieces, min(torch.get_num_threads(), len(pieces)) if on_cpu else 1)
+        for piece in members.split(count if on_cpu else count * GPU_ROWS):
+            if not len(piece):
+                continue
+            drawn = draw(group, factors.index_select(0, piece))
+            if on_cpu:
+                for row, image in zip(piece.tolist(), drawn, strict=True):
+                    for target, source in zip(images[row], image, strict=True):
+                        target.copy_(source)
+            else:
+                images.index_copy_(0, piece, drawn)
     return images
-
-
-def _in_threads(work: Callable[[int, Tensor], None], pieces: Sequence[tuple[int, Tensor]], threads: int) -> None:
-    """Do all pieces, in this thread where one is enough; the first error ends it when the running pieces are done."""
-    if threads <= 1:
-        for piece in pieces:
-            work(*piece)
-        return
-    inference = torch.is_inference_mode_enabled()  # every thread has its own
-
-    def work_alike(piece: tuple[int, Tensor]) -> None:
-        with torch.inference_mode(inference):
-            work(*piece)
-
-    with ThreadPoolExecutor(threads, "draw") as pool:
-        for _ in pool.map(work_alike, pieces):
-            pass
 
 
 def root(values: Tensor) -> Tensor:

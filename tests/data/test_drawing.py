@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
@@ -53,7 +51,7 @@ def test_an_image_depends_on_its_own_factors_alone(drawing: ModuleType, shape: t
 
 @each
 def test_the_number_of_threads_does_not_matter(drawing: ModuleType, shape: tuple[int, ...]) -> None:
-    factors = random_factors(drawing, 40)
+    factors = random_factors(drawing, 9)
     images = drawing.draw(factors)
     assert torch.get_num_threads() == 1
     torch.set_num_threads(2)
@@ -120,57 +118,6 @@ def test_groups_are_drawn_in_pieces_and_put_in_order() -> None:
     assert images.dtype == torch.uint8
     assert images[:, :, 0].tolist() == (factors + 100 * groups[:, None]).tolist()
     assert calls == [(0, 3), (0, 2), (2, 1), (2, 1)]
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(1)
-
-
-@pytest.mark.usefixtures("two_threads")
-def test_pieces_are_drawn_side_by_side() -> None:
-    both = threading.Barrier(2, timeout=30)
-    threads = set()
-
-    def draw(group: int, rows: Tensor) -> Tensor:
-        both.wait()  # until another piece is being drawn
-        threads.add(threading.current_thread())
-        return rows.to(torch.uint8)[:, :, None] + 100 * group
-
-    factors = torch.arange(16).view(8, 2)
-    groups = torch.tensor([0, 1, 0, 0, 1, 0, 0, 0])
-    with torch.inference_mode():
-        images = draw_groups(draw, factors, groups, [3, 1], (2, 1))
-    assert images[:, :, 0].tolist() == (factors + 100 * groups[:, None]).tolist()
-    assert len(threads) == 2 and not any(thread.is_alive() for thread in threads)
-    assert torch.get_num_threads() == 2
-
-
-@pytest.mark.usefixtures("two_threads")
-def test_one_piece_is_drawn_where_it_is_asked_for() -> None:
-    threads = []
-
-    def draw(group: int, rows: Tensor) -> Tensor:
-        threads.append(threading.current_thread())
-        return rows.to(torch.uint8)[:, :, None]
-
-    draw_groups(draw, torch.arange(4).view(2, 2), torch.zeros(2, dtype=torch.int64), [2], (2, 1))
-    assert threads == [threading.current_thread()]
-
-
-@pytest.mark.usefixtures("two_threads")
-def test_an_error_of_a_piece_is_raised() -> None:
-    def draw(group: int, rows: Tensor) -> Tensor:
-        if 6 in rows:
-            raise ZeroDivisionError("piece")
-        return rows.to(torch.uint8)[:, :, None]
-
-    before = threading.active_count()
-    with pytest.raises(ZeroDivisionError, match="piece"):
-        draw_groups(draw, torch.arange(8).view(4, 2), torch.zeros(4, dtype=torch.int64), [1], (2, 1))
-    assert threading.active_count() == before
 
 
 def test_roots() -> None:
