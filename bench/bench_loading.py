@@ -21,14 +21,16 @@ from bench.machine import header, machine
 from bench.measure import SGEMM_SIZE
 from bench.timing import Timing, interleaved, sgemm_call
 from bench.train_step_tables import line, milliseconds, table_head
-from bench.training_iteration import Iteration, Problem, build_model
+from bench.training_iteration import Iteration, Problem, Terms, build_model
 from ffrl.catalogue import GRIDS
 from ffrl.command_line import run_command
-from ffrl.config import DataName
-from ffrl.data import load_sequences
+from ffrl.config import DataName, TrainConfig
+from ffrl.data import load_sequences, training_batch
 from ffrl.errors import DataError
+from ffrl.models import Autoencoder
+from ffrl.objective import TrainingObjective
 from ffrl.presets import preset_config
-from ffrl.records import SequenceBatch
+from ffrl.records import ChosenFrames, SequenceBatch
 from ffrl.run_folder import write_json
 
 SETS = cast("tuple[DataName, ...]", ("mnist", *GRIDS))
@@ -65,11 +67,16 @@ def measure(name: DataName, rounds: int) -> dict[str, Any]:
     _, data = load_sequences(config, "train")
     numbers = itertools.count(1)
 
-    def load() -> SequenceBatch:
-        return data.training_batch(config.seed, next(numbers), config.batch_size, config.mixed_batches)
+    def load() -> tuple[SequenceBatch, ChosenFrames | None]:
+        return training_batch(data, config, next(numbers))
 
-    batch = load()
-    iteration = Iteration(OneBatch(config, data, batch, torch.empty(0)), build_model(config, config.backend))
+    batch, frames = load()
+
+    def terms(model: Autoencoder, batch: SequenceBatch, config: TrainConfig, number: int, noise: object) -> Terms:
+        objective = TrainingObjective(model, config)
+        return objective(batch.x, batch.k, objective.draw(number), number, frames)
+
+    iteration = Iteration(OneBatch(config, data, batch, torch.empty(0)), build_model(config, config.backend), terms)
     sides = {"sgemm": sgemm_call(SGEMM_SIZE), "load": load, "iteration": iteration}
     timings = interleaved(sides, rounds)
     images = batch.x.shape[0] * batch.x.shape[1]

@@ -68,7 +68,7 @@ USED_BY: dict[str, tuple[Method, ...]] = {
 }
 
 # Dotted field of TrainConfig that only "ffrl" has.
-OF_FFRL = ("supervision.mode", "model.prior", "loss.pde", "loss.log_det", "loss.kl_weight")
+OF_FFRL = ("supervision.mode", "model.prior", "loss.pde", "loss.log_det", "loss.kl_weight", "loss.decoded_frames")
 
 
 def check_method(config: TrainConfig) -> None:

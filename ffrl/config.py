@@ -169,6 +169,9 @@ class LossConfig:
     """Equation asked of the potentials: Hamilton-Jacobi with a learned force or without, Fokker-Planck, heat, wave."""
     num_probes: int = 1
     """Random signs for each estimate of Δu, with log_det "hutchinson"; its variance falls as 1/num_probes."""
+    decoded_frames: int | None = None
+    """Frames of each sequence that an iteration decodes, drawn from x_0..x_T; their sum, times T+1 over their number,
+    estimates Σ_t rec_t without bias, at their share of its cost. Default all T+1."""
 
     def __post_init__(self) -> None:
         check_types(self, "loss.")
@@ -177,6 +180,8 @@ class LossConfig:
         require_number("loss.hj_weight", self.hj_weight, 0.0)
         require_number("loss.log_det_floor", self.log_det_floor, 0.0, above=True)
         require_integer("loss.num_probes", self.num_probes, 1)
+        if self.decoded_frames is not None:
+            require_integer("loss.decoded_frames", self.decoded_frames, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -322,6 +327,15 @@ class TrainConfig:
         allowed = "0, with mixed_batches False: a batch of one transformation is not balanced"
         require(self.mixed_batches or not balance, "supervision.balance_weight", balance, allowed)
         check_method(self)
+        self._check_decoded_frames()
+
+    def _check_decoded_frames(self) -> None:
+        frames, most = self.loss.decoded_frames, self.sequence.num_steps + 1
+        if frames is not None:
+            require(frames <= most, "loss.decoded_frames", frames, f"at most {most}, the frames of a sequence")
+            mode = self.supervision.mode
+            allowed = f"None with supervision.mode {mode!r}, which recognizes k from all frames"
+            require(mode == "supervised", "loss.decoded_frames", frames, allowed)
 
     def _check_data(self, data_set: DataSet) -> None:
         """Raise ArgumentError where model or sequences do not fit the images."""

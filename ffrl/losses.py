@@ -12,13 +12,13 @@ from ffrl.densities import gaussian_log_prob, kl_standard_normal, reconstruction
 from ffrl.models import SequenceOutputs, SequenceVAE
 from ffrl.models.choice import Choice
 from ffrl.models.flow import log_det_trace
-from ffrl.records import SequenceBatch
+from ffrl.records import ChosenFrames, SequenceBatch
 
 
 class SequenceLosses(NamedTuple):
     """Per-sample terms of the loss of one batch."""
 
-    reconstruction: Tensor  # (B, T+1) -log p(x_t | z_t), summed over pixels
+    reconstruction: Tensor  # (B, T+1) -log p(x_t | z_t), summed over pixels; of M chosen frames (B, M), (T+1)/M times
     kl_0: Tensor  # (B,)     KL(q(z_0 | x_0) || p_0), closed form or one sample
     kl_t: Tensor  # (B, T)   log q(z_t) - log p_t(z_t) at the posterior's z_t, one sample
     hj_residual: Tensor  # (B, T)   of the model's equation; ∂u/∂t + ½|∇u|² - f by default
@@ -69,24 +69,32 @@ def sequence_losses(
     config: LossConfig,
     noise: Tensor | None = None,
     choice: Choice | None = None,
+    frames: ChosenFrames | None = None,
 ) -> SequenceLosses:
     """Evaluate every term of the objective on a batch.
 
     Args:
         model: a SequenceVAE.
-        batch: sequences (B, T+1, C, I, I) and their k (B,).
+        batch: sequences (B, T+1, C, I, I) and their k (B,); of ``frames``, if given, x_0 and these (B, 1+M, C, I, I).
         config: likelihood and weights.
         noise: (B, D) as in ``SequenceVAE.forward``.
         choice: of k in place of that of the batch, its weights with a straight-through gradient in every term.
+        frames: those of the batch; the reconstruction of them all is then estimated from these.
     """
     choice = Choice(batch.k) if choice is None else choice
     num_probes = config.num_probes if config.log_det == "hutchinson" else None
-    outputs = model(batch.x, choice, noise, laplacian=config.log_det != "exact", num_probes=num_probes)
+    laplacian = config.log_det != "exact"
+    outputs = model(batch.x, choice, noise, laplacian=laplacian, num_probes=num_probes, frames=frames)
     z = outputs.trajectory.z
     log_q = log_q_sequence(z[:, 0], outputs.mu, outputs.log_var, step_log_det(model, outputs, choice, config))
     log_p = choice.through(lambda k: log_p_sequence(model, z, rows_of(k, z)))
+    if frames is None:
+        reconstruction = reconstruction_nll(outputs.logits, batch.x, config)
+    else:
+        share = frames.times.shape[1] / (frames.num_steps + 1)
+        reconstruction = reconstruction_nll(outputs.logits, batch.x[:, 1:], config) / share
     return SequenceLosses(
-        reconstruction=reconstruction_nll(outputs.logits, batch.x, config),
+        reconstruction=reconstruction,
         kl_0=kl_0(model, outputs.mu, outputs.log_var, (log_q - log_p)[:, 0]),
         kl_t=(log_q - log_p)[:, 1:],
         hj_residual=model.pde.residual(outputs.trajectory, outputs.force, choice),

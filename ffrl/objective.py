@@ -14,7 +14,7 @@ from ffrl.models import Autoencoder, SequenceVAE
 from ffrl.models.baselines import Baseline
 from ffrl.models.choice import draw_gumbel
 from ffrl.ops.mlp_field import unread_values
-from ffrl.records import SequenceBatch
+from ffrl.records import ChosenFrames, SequenceBatch
 from ffrl.supervision import is_labelled, supervise
 
 
@@ -54,13 +54,15 @@ class TrainingObjective(nn.Module):
         shape = self.model.noise_shape(self.config.sequence.num_steps)
         return Draws(gumbel, torch.randn(ranks * batch_size, *shape, device=device)[rank() :: ranks])
 
-    def forward(self, x: Tensor, k: Tensor, draws: Draws, iteration: int) -> dict[str, Tensor]:
-        """Terms by name, each a scalar, of sequences x (B, T+1, C, I, I) and their k (B,)."""
+    def forward(
+        self, x: Tensor, k: Tensor, draws: Draws, iteration: int, frames: ChosenFrames | None = None
+    ) -> dict[str, Tensor]:
+        """Terms by name, each a scalar, of sequences x (B, T+1, C, I, I) and their k (B,), or of ``frames`` of them."""
         batch = SequenceBatch(x, k)
         with unread_values():
             if isinstance(self.model, Baseline):
                 return self.model.terms(batch, draws.noise)
             assert isinstance(self.model, SequenceVAE)
             choice, index_terms = supervise(self.model, batch, self.config, iteration, draws.gumbel)
-            losses = sequence_losses(self.model, batch, self.config.loss, draws.noise, choice)
+            losses = sequence_losses(self.model, batch, self.config.loss, draws.noise, choice, frames)
         return {**losses.terms(self.config.loss), **index_terms}

@@ -27,6 +27,11 @@ def preset_config(name: str, data: DataName = "auto") -> TrainConfig:
     return _grid_preset(name, data) if data in GRIDS else dataclasses.replace(_still_preset(name), data=data)
 
 
+def with_all_frames(config: TrainConfig) -> TrainConfig:
+    """The configuration for what decodes every frame: other methods than FFRL, and k recognized from the frames."""
+    return dataclasses.replace(config, loss=dataclasses.replace(config.loss, decoded_frames=None))
+
+
 def _still_preset(name: str) -> TrainConfig:
     """Of still images of 28x28 pixels."""
     if name == "paper":

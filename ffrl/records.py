@@ -53,8 +53,15 @@ class PotentialWeights(NamedTuple):
 class SequenceBatch(NamedTuple):
     """A batch of image sequences, each showing one transformation."""
 
-    x: Tensor  # (B, T+1, C, I, I) float32 in [0, 1]
+    x: Tensor  # (B, T+1, C, I, I) float32 in [0, 1]; of chosen frames (B, 1+M, C, I, I): x_0, then these
     k: Tensor  # (B,) int64, index of the transformation
+
+
+class ChosenFrames(NamedTuple):
+    """Which frames of a batch of sequences there are beside x_0."""
+
+    times: Tensor  # (B, M) int64 in 0..T, of each row ascending and different
+    num_steps: int  # T
 
 
 class FlowRollout(NamedTuple):

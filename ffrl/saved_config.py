@@ -36,6 +36,7 @@ ADDED_LATER: dict[str, Any] = {
     "model.pseudo_inputs": 64,
     "loss.pde": "hj_force",
     "loss.num_probes": 1,
+    "loss.decoded_frames": None,
     "split": dataclasses.asdict(SplitConfig()),
     "supervision": dataclasses.asdict(SupervisionConfig()),
     "baseline": dataclasses.asdict(BaselineConfig()),

@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ffrl.command_line import USAGE_ERROR, run_command
-from ffrl.config import DATA_NAMES, PRESET_NAMES, TrainConfig
+from ffrl.config import DATA_NAMES, PRESET_NAMES, SupervisionConfig, TrainConfig
 from ffrl.errors import FfrlError, OutputError
-from ffrl.presets import preset_config
+from ffrl.presets import preset_config, with_all_frames
 from ffrl.run_folder import load_config
 
 
@@ -30,6 +30,8 @@ def parse_config(argv: list[str]) -> TrainConfig:
     first.add_argument("--preset", default=TrainConfig.preset)
     first.add_argument("--data", default=TrainConfig.data)
     first.add_argument("--out", type=Path, default=TrainConfig.out)
+    first.add_argument("--method", default=TrainConfig.method)
+    first.add_argument("--supervision.mode", dest="mode", default=SupervisionConfig.mode)
     first.add_argument("--resume", action="store_true")
     known, _ = first.parse_known_args(argv)
     if known.resume and not {"-h", "--help"} & set(argv):
@@ -38,6 +40,8 @@ def parse_config(argv: list[str]) -> TrainConfig:
         default = dataclasses.replace(load_config(known.out), out=known.out, resume=True)
     elif known.preset in PRESET_NAMES and known.data in DATA_NAMES:
         default = preset_config(known.preset, known.data)
+        if (known.method, known.mode) != (TrainConfig.method, SupervisionConfig.mode):
+            default = with_all_frames(default)
     else:
         default = TrainConfig()  # the parser tells of the name
     return tyro.cli(TrainConfig, args=argv, default=default, prog="python -m ffrl.train", description=__doc__)

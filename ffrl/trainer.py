@@ -26,7 +26,7 @@ from ffrl.checkpoint import (
 )
 from ffrl.checkpoint_writer import CheckpointWriter, snapshot
 from ffrl.config import TrainConfig
-from ffrl.data import FactorSequences, has_validation, load_sequences, resolve_name
+from ffrl.data import FactorSequences, has_validation, load_sequences, resolve_name, training_batch
 from ffrl.devices import lay_out_like_parameters, prepare_for_speed, resolve_device, training_device
 from ffrl.distributed import lost_ranks_reported, num_ranks, rank, requested_ranks, together
 from ffrl.errors import ArgumentError, CheckpointError
@@ -229,12 +229,10 @@ class Trainer:
         config, number = self.config, self.iteration + 1
         for group in self.optimizer.param_groups:
             group["lr"] = group.get("fixed_rate") or learning_rate(config.optimizer, number, config.iterations)
-        batch = self.data.training_batch(
-            config.seed, number, config.batch_size, config.mixed_batches, rank=rank(), num_ranks=num_ranks()
-        )
+        batch, frames = training_batch(self.data, config, number, rank=rank(), num_ranks=num_ranks())
         draws = self.objective.draw(number)
         with lost_ranks_reported(f"in iteration {number}"):
-            terms = self.terms(batch.x, batch.k, draws, number)
+            terms = self.terms(batch.x, batch.k, draws, number, frames)
             take_step(self.model, self.optimizer, terms, self.ledger, number, stopping=bool(self.signals))
         self.iteration = number
 

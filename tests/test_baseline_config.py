@@ -67,7 +67,11 @@ def test_what_only_ffrl_has_is_refused(method: Any):
     for part, value in FFRL_ONLY.items():
         with pytest.raises(ArgumentError, match=rf"^{part}\.\w+ = .*'{method}'"):
             TrainConfig(method=method, **{part: value})
-    for loss, name in ((LossConfig(log_det="exact"), "log_det"), (LossConfig(kl_weight=0.5), "kl_weight")):
+    for loss, name in (
+        (LossConfig(log_det="exact"), "log_det"),
+        (LossConfig(kl_weight=0.5), "kl_weight"),
+        (LossConfig(decoded_frames=3), "decoded_frames"),
+    ):
         with pytest.raises(ArgumentError, match=rf"^loss\.{name} = "):
             TrainConfig(method=method, loss=loss)
     assert {name.partition(".")[0] for name in OF_FFRL} == set(FFRL_ONLY)

@@ -59,7 +59,7 @@ EVERYTHING_CHANGED = TrainConfig(
     resume=True,
     sequence=SequenceConfig(("hue",), num_steps=2, max_scale=2.0, max_rotation=-30.0, max_hue=340.0),
     split=SplitConfig(3, 0.05, 0.2),
-    model=ModelConfig(3, 28, 5, (4,), True, (6,), (7, 8), False, 0.5, (9, 10), "tanh", 12, "vamp", 3, 5),
+    model=ModelConfig(3, 28, 5, (4,), True, (6,), (7, 8), False, 0.5, -3.0, "he", (9, 10), "tanh", 12, "vamp", 3, 5),
     loss=LossConfig("laplace", 0.5, 0.25, 2.0, "exact", 1e-4, "wave", 3),
     supervision=SupervisionConfig("weak", "label", 0.3, 1e-4, 0.2, 0.0),
     optimizer=OptimizerConfig(1e-2, "cosine", 10),
@@ -73,10 +73,13 @@ OTHERS: tuple[tuple[Any, BaselineConfig], ...] = (
     ("factor-vae", BaselineConfig(discriminator_width=9, discriminator_rate=1e-3)),
     ("poflow", BaselineConfig(match_weight=3.0)),
 )
+FRAMES_CHANGED = dataclasses.replace(TrainConfig(), loss=LossConfig(decoded_frames=2))  # supervised only
 METHODS_CHANGED = [SLOW_VAE, *(dataclasses.replace(TrainConfig(), method=name, baseline=one) for name, one in OTHERS)]
 
 
-@pytest.mark.parametrize("config", [*map(preset_config, PRESET_NAMES), EVERYTHING_CHANGED, *METHODS_CHANGED])
+@pytest.mark.parametrize(
+    "config", [*map(preset_config, PRESET_NAMES), EVERYTHING_CHANGED, FRAMES_CHANGED, *METHODS_CHANGED]
+)
 def test_round_trip_through_json(config: TrainConfig):
     data = to_dict(config)
     back = from_dict(json.loads(json.dumps(data)))
@@ -95,7 +98,7 @@ def test_the_changed_configuration_differs_from_the_defaults_in_every_field():
         for name in one[part]
         if one[part][name] == other[part][name]
     ]
-    assert same == ["method", "baseline"]
+    assert same == ["method", "baseline", "loss.decoded_frames"]
     for config in METHODS_CHANGED:
         assert config.method != "ffrl" and config.baseline != BaselineConfig()
 
@@ -188,7 +191,9 @@ def test_every_other_field_is_a_difference():
     expected = {name for name in to_dict(base) if name not in {*RESUMABLE_FIELDS, *PARTS}}
     for part in PARTS:
         expected |= {f"{part}.{name}" for name in to_dict(base)[part]}
-    found = set().union(*(differences(base, changed) for changed in (EVERYTHING_CHANGED, *METHODS_CHANGED)))
+    found = set().union(
+        *(differences(base, changed) for changed in (EVERYTHING_CHANGED, FRAMES_CHANGED, *METHODS_CHANGED))
+    )
     assert expected - found == {
         "iterations",
         "model.image_channels",

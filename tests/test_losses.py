@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ffrl.config import LossConfig
+from ffrl.errors import ArgumentError
 from ffrl.losses import (
     SequenceLosses,
     gaussian_log_prob,
@@ -21,7 +23,7 @@ from ffrl.losses import (
 )
 from ffrl.models import SequenceOutputs, SequenceVAE
 from ffrl.models.pde import hj_residual
-from ffrl.records import FlowTrajectory, SequenceBatch
+from ffrl.records import ChosenFrames, FlowTrajectory, SequenceBatch
 from tests.models.reference import naive_trajectory, random_batch, tiny_model
 from tests.tolerances import FLOAT64, ROUNDING, assert_matches, relative_error
 
@@ -205,6 +207,43 @@ def test_every_term_against_a_loop_over_samples_and_steps(likelihood: str, log_d
             log_p = -0.5 * path.z[b, t].square().sum() / s - 1.5 * (2 * math.pi * s).log()
             expected["kl_t"][b, t - 1] = log_q - log_p
     assert_matches(per_sample(losses), expected, FLOAT64)
+
+
+def chosen(batch: SequenceBatch, times: Tensor) -> tuple[SequenceBatch, ChosenFrames]:
+    """x_0 and the frames of times (B, M) of a batch of whole sequences."""
+    rows = torch.arange(len(times))[:, None]
+    x = torch.cat([batch.x[:, :1], batch.x[rows, times]], dim=1)
+    return SequenceBatch(x, batch.k), ChosenFrames(times, batch.x.shape[1] - 1)
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_the_reconstruction_of_some_frames_estimates_that_of_all_without_bias(likelihood: str, count: int):
+    """Its mean over all choices of ``count`` of the 4 frames; every other term is that of the whole sequence."""
+    model, batch = model_with_diffusivity(), random_batch(3, 3)
+    config = LossConfig(likelihood=likelihood, noise_scale=0.5)  # type: ignore[arg-type]
+    noise = torch.randn(3, 3, dtype=torch.float64)
+    whole = sequence_losses(model, batch, config, noise)
+    estimates = []
+    for times in itertools.combinations(range(4), count):
+        some, frames = chosen(batch, torch.tensor(times).expand(3, count))
+        losses = sequence_losses(model, some, config, noise, frames=frames)
+        assert relative_error(losses.reconstruction, whole.reconstruction[:, list(times)] * 4 / count) < 1e-12
+        estimates.append(losses.reconstruction.sum(1))
+        rest = {name: value for name, value in per_sample(losses).items() if name != "reconstruction"}
+        assert_matches(rest, {name: per_sample(whole)[name] for name in rest}, ROUNDING)
+    assert relative_error(torch.stack(estimates).mean(0), whole.reconstruction.sum(1)) < 1e-12
+
+
+def test_every_row_has_frames_of_its_own():
+    model, batch = model_with_diffusivity(), random_batch(3, 3)
+    noise, times = torch.randn(3, 3, dtype=torch.float64), torch.tensor([[0, 3], [1, 2], [2, 3]])
+    some, frames = chosen(batch, times)
+    losses = sequence_losses(model, some, LossConfig(), noise, frames=frames)
+    wanted = sequence_losses(model, batch, LossConfig(), noise).reconstruction.gather(1, times) * 2
+    assert relative_error(losses.reconstruction, wanted) < 1e-12
+    with pytest.raises(ArgumentError, match=r"frames.times = \(3, 1\) .*\(3, 2\), as x has"):
+        sequence_losses(model, some, LossConfig(), noise, frames=ChosenFrames(times[:, :1], 3))
 
 
 def test_losses_of_a_sample_do_not_depend_on_its_batch():

@@ -3,7 +3,7 @@
 from ffrl.data.classes import split_classes, without_classes
 from ffrl.data.factor_sequences import FactorSequences, FactorSteps
 from ffrl.data.last_images import split_last, without_last
-from ffrl.data.loading import GridPart, SequenceData, has_validation, load_sequences
+from ffrl.data.loading import GridPart, SequenceData, has_validation, load_sequences, training_batch
 from ffrl.data.registry import ImageSet, load_images, resolve_name
 from ffrl.data.sequences import TransformedImages
 from ffrl.data.small_sprites import load_small_sprites
@@ -26,6 +26,7 @@ __all__ = [
     "scale_rotate",
     "split_classes",
     "split_last",
+    "training_batch",
     "without_classes",
     "without_last",
 ]

@@ -8,13 +8,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ffrl.data.draws import uniform_integers
 from ffrl.data.factors import FactorImages
-from ffrl.data.sequences import Sequences, check_index, plan_batch
+from ffrl.data.sequences import Sequences, check_frames, check_index, plan_batch
 from ffrl.data.splits import FactorSplit, Part
 from ffrl.errors import ArgumentError
-from ffrl.records import SequenceBatch
+from ffrl.records import ChosenFrames, SequenceBatch
 
 
 class FactorSteps(NamedTuple):
@@ -72,7 +73,15 @@ class FactorSequences(Sequences[FactorSteps]):
         return self._sequences(starts, kinds)
 
     def training_batch(
-        self, seed: int, iteration: int, batch_size: int, mixed: bool, *, rank: int = 0, num_ranks: int = 1
+        self,
+        seed: int,
+        iteration: int,
+        batch_size: int,
+        mixed: bool,
+        *,
+        frames: ChosenFrames | None = None,
+        rank: int = 0,
+        num_ranks: int = 1,
     ) -> SequenceBatch:
         """The training batch of an iteration, as ``TransformedImages.training_batch``: a function of the arguments.
 
@@ -87,7 +96,9 @@ class FactorSequences(Sequences[FactorSteps]):
         for k, size in enumerate(plan.sizes):
             draws = uniform_integers(plan.key, 1 + len(starts), size, len(self._starts[k]))
             starts += self._starts[k][torch.tensor(draws, dtype=torch.int64)].tolist()
-        return self._sequences(starts[rank::num_ranks], kinds[rank::num_ranks])
+        if frames is not None:
+            check_frames(frames, batch_size, self.num_steps)
+        return self._sequences(starts[rank::num_ranks], kinds[rank::num_ranks], frames)
 
     def num_composed(self, ks: Sequence[int]) -> int:
         """How many images all of these transformations can start from; 0 where cells are too small for it."""
@@ -121,9 +132,11 @@ class FactorSequences(Sequences[FactorSteps]):
         numbers = starts[indices.cpu()][:, None] + frames  # (B, S+1)
         return self._frames(numbers)
 
-    def _sequences(self, starts: list[int], kinds: list[int]) -> SequenceBatch:
+    def _sequences(self, starts: list[int], kinds: list[int], frames: ChosenFrames | None = None) -> SequenceBatch:
+        """Whole sequences, or x_0 and the frames chosen; only these are read or drawn."""
         steps = torch.tensor([self._bases[k] for k in kinds], dtype=torch.int64)[:, None]
-        numbers = torch.tensor(starts, dtype=torch.int64)[:, None] + steps * torch.arange(self.num_steps + 1)
+        shown = torch.arange(self.num_steps + 1) if frames is None else F.pad(frames.times, (1, 0))
+        numbers = torch.tensor(starts, dtype=torch.int64)[:, None] + steps * shown
         return SequenceBatch(self._frames(numbers), self.on_device(torch.tensor(kinds, dtype=torch.int64)))
 
     def _frames(self, numbers: Tensor) -> Tensor:

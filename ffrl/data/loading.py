@@ -16,8 +16,9 @@ from ffrl.data.factor_sequences import FactorSequences
 from ffrl.data.grids import load_grid
 from ffrl.data.last_images import split_last, without_last
 from ffrl.data.registry import ImageSet, load_images
-from ffrl.data.sequences import TransformedImages
+from ffrl.data.sequences import TransformedImages, choose_frames
 from ffrl.data.splits import FactorSplit, Part
+from ffrl.records import ChosenFrames, SequenceBatch
 
 SequenceData = TransformedImages | FactorSequences
 
@@ -65,3 +66,17 @@ def load_sequences(
     split = FactorSplit(grid.grid, sequence.transformations, sequence.num_steps, config.split)
     data = FactorSequences(grid, split, part, device)
     return GridPart(config.data, torch.zeros(len(data), dtype=torch.int64), grid.source), data
+
+
+def training_batch(
+    data: SequenceData, config: TrainConfig, iteration: int, *, rank: int = 0, num_ranks: int = 1
+) -> tuple[SequenceBatch, ChosenFrames | None]:
+    """The batch of an iteration (1-based) of a run, and which frames it holds, None for all: what the objective takes.
+
+    A function of the arguments, without any state. Both are on the device of ``data``.
+    """
+    where = {"rank": rank, "num_ranks": num_ranks}
+    seed, size, count = config.seed, config.batch_size, config.loss.decoded_frames
+    frames = None if count is None else choose_frames(seed, iteration, size, data.num_steps, count, **where)
+    batch = data.training_batch(seed, iteration, size, config.mixed_batches, frames=frames, **where)
+    return batch, None if frames is None else frames._replace(times=data.on_device(frames.times))

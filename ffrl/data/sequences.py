@@ -5,15 +5,17 @@ from __future__ import annotations
 import itertools
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ffrl.checks import require_integer
 from ffrl.config import SequenceConfig
-from ffrl.data.draws import stream_key, uniform_integers
+from ffrl.data.draws import stream_key, uniform_integers, uniform_keys
 from ffrl.data.transforms import hue_of_red, sampling_grid, scale_rotate_frames
 from ffrl.errors import ArgumentError
-from ffrl.records import SequenceBatch
+from ffrl.records import ChosenFrames, SequenceBatch
 
 
 def transformation_parameter(config: SequenceConfig, name: str, progress: int) -> float:
@@ -61,6 +63,41 @@ def plan_batch(
     ends = [0, *itertools.accumulate(sizes)]
     before = [(end - rank + num_ranks - 1) // num_ranks for end in ends]  # rows of this rank before each end
     return BatchPlan(key, joint_size, sizes, [last - first for first, last in itertools.pairwise(before)])
+
+
+def choose_frames(
+    seed: int, iteration: int, batch_size: int, num_steps: int, count: int, *, rank: int = 0, num_ranks: int = 1
+) -> ChosenFrames:
+    """``count`` different frames of x_0..x_T, drawn uniformly, for each row of the training batch of an iteration.
+
+    A pure function of the arguments. Each row of the joint batch has T+1 draws of the stream of (seed, iteration),
+    after those that its image and k take; its frames are those of the smallest.
+
+    Args:
+        seed, iteration, batch_size, rank, num_ranks: as of ``TransformedImages.training_batch``.
+        num_steps: T.
+        count: in 1..T+1.
+
+    Raises:
+        ArgumentError: an argument is outside what is stated above.
+    """
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= num_steps + 1:
+        raise ArgumentError("count", repr(count), f"an integer in 1..{num_steps + 1}")
+    plan = plan_batch(seed, iteration, batch_size, 1, mixed=True, rank=rank, num_ranks=num_ranks)
+    rows = np.arange(plan.joint_size)[rank::num_ranks, None]
+    draws = uniform_keys(plan.key, 1 + plan.joint_size + rows * (num_steps + 1) + np.arange(num_steps + 1))
+    times = np.sort(np.argsort(draws, axis=1, kind="stable")[:, :count], axis=1)
+    return ChosenFrames(torch.from_numpy(times), num_steps)
+
+
+def check_frames(frames: ChosenFrames, batch_size: int, num_steps: int) -> None:
+    """Raise ArgumentError unless frames are times (B, M) int64 of 0..T, for sequences of T steps."""
+    times = frames.times
+    require_equal = (("frames.num_steps", frames.num_steps, num_steps), ("frames.times.ndim", times.ndim, 2))
+    for name, given, wanted in (*require_equal, ("len(frames.times)", len(times), batch_size)):
+        if given != wanted:
+            raise ArgumentError(name, given, str(wanted))
+    check_index("frames.times.flatten()", times.flatten(), num_steps + 1)
 
 
 class Steps(Protocol):
@@ -190,7 +227,15 @@ class TransformedImages(Sequences[SequenceConfig]):
         return SequenceBatch(x=grouped.x[place], k=grouped.k[place])
 
     def training_batch(
-        self, seed: int, iteration: int, batch_size: int, mixed: bool, *, rank: int = 0, num_ranks: int = 1
+        self,
+        seed: int,
+        iteration: int,
+        batch_size: int,
+        mixed: bool,
+        *,
+        frames: ChosenFrames | None = None,
+        rank: int = 0,
+        num_ranks: int = 1,
     ) -> SequenceBatch:
         """The training batch of an iteration: a pure function of the arguments, see ``ffrl.data.draws``.
 
@@ -203,6 +248,7 @@ class TransformedImages(Sequences[SequenceConfig]):
             batch_size: B >= 1.
             mixed: True: rows of equal k form K consecutive blocks whose sizes differ by at most one; the larger
                 blocks move on by one each iteration. False: one k, drawn uniformly, for the whole batch.
+            frames: those of ``choose_frames`` with the same arguments, which then follow x_0; None: whole sequences.
             rank, num_ranks: of a process among several: its rows are rank, rank + num_ranks, ... of a joint batch of
                 num_ranks · B sequences.
 
@@ -216,7 +262,13 @@ class TransformedImages(Sequences[SequenceConfig]):
             seed, iteration, batch_size, self.num_transformations, mixed=mixed, rank=rank, num_ranks=num_ranks
         )
         indices = torch.tensor(uniform_integers(plan.key, 1, plan.joint_size, len(self))[rank::num_ranks])
-        return self._blocks(self.on_device(indices), plan.rows_of_rank)
+        batch = self._blocks(self.on_device(indices), plan.rows_of_rank)
+        if frames is None:
+            return batch
+        check_frames(frames, batch_size, self.num_steps)
+        kept = self.on_device(F.pad(frames.times, (1, 0)))  # (B, 1+M): x_0 first
+        rows = torch.arange(batch_size, device=self.device)[:, None]
+        return SequenceBatch(batch.x[rows, kept], batch.k)
 
     def _blocks(self, indices: Tensor, sizes: list[int]) -> SequenceBatch:
         """Sequences whose first sizes[0] rows show transformation 0, the next sizes[1] rows transformation 1, ..."""

@@ -18,7 +18,7 @@ from ffrl.models.potential import PotentialMLP
 from ffrl.models.prior import build_prior
 from ffrl.models.transformation import TransformationEncoder
 from ffrl.ops import potential_derivatives
-from ffrl.records import FlowTrajectory
+from ffrl.records import ChosenFrames, FlowTrajectory
 
 
 class SequenceOutputs(NamedTuple):
@@ -29,7 +29,7 @@ class SequenceOutputs(NamedTuple):
     trajectory: FlowTrajectory
     force: Tensor | None  # (B, T)  f = -MLP(z_{t-1}, t)² <= 0, where the equation has one
     initial_velocity: Tensor  # (B, D) ∇u(z_0, 0)
-    logits: Tensor  # (B, T+1, C, I, I)
+    logits: Tensor  # (B, T+1, C, I, I), or (B, M, C, I, I) of M frames that are chosen
 
 
 class SequenceVAE(Autoencoder):
@@ -138,6 +138,7 @@ class SequenceVAE(Autoencoder):
         *,
         laplacian: bool = True,
         num_probes: int | None = None,
+        frames: ChosenFrames | None = None,
     ) -> SequenceOutputs:
         """One pass over a batch of sequences.
 
@@ -147,13 +148,17 @@ class SequenceVAE(Autoencoder):
             noise: (B, D) standard normal for z_0 = mu + sigma·noise; drawn from torch's generator when None.
             laplacian: compute Δu along the trajectory, the one part that is cubic in the width, even if the equation
                 does not need it.
+            frames: where x is (B, 1+M, C, I, I), x_0 and then some frames, which they are: the flow takes all T steps,
+                and the states of these frames alone are decoded.
             num_probes: estimate Δu from as many random signs instead, drawn from torch's generator after the noise.
         """
         self.check_sequences(x)
         choice = k if isinstance(k, Choice) else Choice(k)
         if not isinstance(choice.k, Tensor):
             raise ArgumentError("k", repr(k), f"an int64 tensor ({x.shape[0]},)")
-        num_steps = x.shape[1] - 1
+        num_steps = x.shape[1] - 1 if frames is None else frames.num_steps
+        if frames is not None and frames.times.shape != (x.shape[0], x.shape[1] - 1):
+            raise ArgumentError("frames.times", tuple(frames.times.shape), f"{(x.shape[0], x.shape[1] - 1)}, as x has")
         mu, log_var = self.encode(x[:, 0])
         if noise is not None and noise.shape != mu.shape:
             raise ArgumentError("noise.shape", tuple(noise.shape), str(tuple(mu.shape)))
@@ -162,7 +167,8 @@ class SequenceVAE(Autoencoder):
         z = trajectory.z
         force = choice.through(lambda one: self.force_along(z, one)) if self.pde.needs_force else None
         initial_velocity = choice.through(lambda one: self.initial_velocity(z0, one))
-        return SequenceOutputs(mu, log_var, trajectory, force, initial_velocity, self.decode_sequence(z))
+        shown = z if frames is None else z.gather(1, frames.times[:, :, None].expand(-1, -1, z.shape[2]))
+        return SequenceOutputs(mu, log_var, trajectory, force, initial_velocity, self.decode_sequence(shown))
 
     def project_(self) -> None:
         """Put constrained parameters back into their range; call after every optimizer step."""

@@ -45,9 +45,9 @@ def test_batches_are_made_on_one_side_alone(monkeypatch: pytest.MonkeyPatch) -> 
     asked: list[int] = []
     made = FactorSequences.training_batch
 
-    def training_batch(data: FactorSequences, seed: int, iteration: int, *others: object) -> object:
+    def training_batch(data: FactorSequences, seed: int, iteration: int, *others: object, **more: object) -> object:
         asked.append(iteration)
-        return made(data, seed, iteration, *others)  # type: ignore[arg-type]
+        return made(data, seed, iteration, *others, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(FactorSequences, "training_batch", training_batch)
     figures = measure("dsprites-generated", 3)

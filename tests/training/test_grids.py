@@ -11,7 +11,16 @@ import pytest
 import torch
 
 from ffrl.catalogue import DATA_SETS, GRIDS
-from ffrl.config import DATA_NAMES, PRESET_NAMES, OptimizerConfig, SequenceConfig, SplitConfig, TrainConfig
+from ffrl.config import (
+    DATA_NAMES,
+    PRESET_NAMES,
+    LossConfig,
+    OptimizerConfig,
+    SequenceConfig,
+    SplitConfig,
+    SupervisionConfig,
+    TrainConfig,
+)
 from ffrl.data import FactorSequences, load_sequences
 from ffrl.errors import ArgumentError, CheckpointError
 from ffrl.evaluate import main as evaluate
@@ -70,6 +79,22 @@ def test_a_continued_run_is_bit_identical(run: Path, tmp_path: Path) -> None:
     assert Trainer(run_of(tmp_path / "run", resume=True)).run()
     differing = [name for name in run_differences(run, tmp_path / "run") if name != "metrics.jsonl"]
     assert differing == []
+
+
+def test_a_run_on_some_frames_of_each_sequence_continues_bit_for_bit(tmp_path: Path) -> None:
+    loss = dataclasses.replace(preset_config("tiny", DATA).loss, decoded_frames=2)
+    runs = [run_of(tmp_path / name, loss=loss, iterations=6, checkpoint_every=3) for name in ("whole", "parts")]
+    assert Trainer(runs[0]).run()
+    first = Trainer(runs[1])
+    while first.iteration < 3:
+        first.step()
+    first.save()
+    first.wait_for_writes()
+    assert Trainer(dataclasses.replace(runs[1], resume=True)).run()
+    assert [name for name in run_differences(*(run.out for run in runs)) if name != "metrics.jsonl"] == []
+    frames = dataclasses.replace(runs[0], loss=dataclasses.replace(loss, decoded_frames=3), resume=True)
+    with pytest.raises(CheckpointError, match=r"loss\.decoded_frames: saved 2, now 3"):
+        Trainer(frames)
 
 
 def test_another_split_is_not_trained_or_tested_on(run: Path, tmp_path: Path) -> None:
@@ -167,6 +192,11 @@ def test_paper_sizes(data: Any, steps: int, kinds: int, millions: float) -> None
         ({"sequence": SequenceConfig()}, r"sequence.transformations = \('scale', 'rotation', 'hue'\)"),
         ({"sequence": SequenceConfig(("scale",), 6)}, "sequence.num_steps = 6 .* below 6, the values of scale"),
         ({"held_out_classes": (1,)}, "held_out_classes"),
+        ({"loss": LossConfig(decoded_frames=7)}, "loss.decoded_frames = 7 .* at most 6, the frames of a sequence"),
+        (
+            {"loss": LossConfig(decoded_frames=2), "supervision": SupervisionConfig("semi")},
+            "loss.decoded_frames = 2 .* None with supervision.mode 'semi'",
+        ),
         ({"data": "shapes3d"}, "model.image_channels = 1"),
         ({"data": "mnist"}, "model.image_channels = 1 .* 3"),
     ],

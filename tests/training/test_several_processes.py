@@ -85,6 +85,7 @@ def method_run(out: Path, method: Any) -> TrainConfig:
 COMPARED: dict[str, dict[str, Any]] = {
     "mixed": {},
     "unmixed": {"mixed_batches": False},
+    "some frames": {"loss": LossConfig(decoded_frames=2)},
     "weak": {"supervision": SupervisionConfig("weak")},
     "semi": {"supervision": SupervisionConfig("semi", labelled_fraction=0.5)},
     "poflow compared": {"method": "poflow"},
