@@ -253,11 +253,16 @@ class ComputeConfig:
     exact wait for a GPU in every iteration."""
     async_checkpoints: bool = True
     """Write checkpoints while training goes on."""
+    loader_workers: int = 0
+    """Processes that read or draw the training batches of a grid beforehand, while training goes on; 0: none. What is
+    drawn on a GPU is drawn there when it is due."""
 
     def __post_init__(self) -> None:
         check_types(self, "compute.")
         if self.check_every is not None:
             require_integer("compute.check_every", self.check_every, 1)
+        require_integer("compute.loader_workers", self.loader_workers, 0)
+        require(self.loader_workers <= 1024, "compute.loader_workers", self.loader_workers, "an integer <= 1024")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -350,6 +355,9 @@ class TrainConfig:
         allowed = f"a selection of {data_set.movable}, those {of}"
         require(fits, "sequence.transformations", sequence.transformations, allowed)
         if not data_set.factors:
+            workers = self.compute.loader_workers
+            allowed = f"0: sequences {of} take longer to pass on than to make"
+            require(not workers, "compute.loader_workers", workers, allowed)
             return
         sizes = {factor.name: factor.size for factor in data_set.factors}
         smallest = min(sequence.transformations, key=sizes.__getitem__)

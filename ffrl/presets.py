@@ -10,6 +10,7 @@ from ffrl.checks import require
 from ffrl.config import (
     DATA_NAMES,
     PRESET_NAMES,
+    ComputeConfig,
     DataName,
     LossConfig,
     ModelConfig,
@@ -121,6 +122,7 @@ def _grid_preset(name: str, data: DataName) -> TrainConfig:
         # Shape, size and pose of a scene are the same in all its frames: more scenes teach more than more frames.
         loss=LossConfig(noise_scale=0.05, decoded_frames=2),
         optimizer=OptimizerConfig(learning_rate=1e-3, schedule="cosine", warmup=300),
+        compute=ComputeConfig(loader_workers=2 if large else 0),
     )
 
 

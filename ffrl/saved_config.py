@@ -40,6 +40,7 @@ ADDED_LATER: dict[str, Any] = {
     "split": dataclasses.asdict(SplitConfig()),
     "supervision": dataclasses.asdict(SupervisionConfig()),
     "baseline": dataclasses.asdict(BaselineConfig()),
+    "compute.loader_workers": 0,
     "compute": {**dataclasses.asdict(ComputeConfig()), "vae_precision": "float32"},
 }
 

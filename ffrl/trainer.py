@@ -26,7 +26,8 @@ from ffrl.checkpoint import (
 )
 from ffrl.checkpoint_writer import CheckpointWriter, snapshot
 from ffrl.config import TrainConfig
-from ffrl.data import FactorSequences, has_validation, load_sequences, resolve_name, training_batch
+from ffrl.data import FactorSequences, has_validation, load_sequences, resolve_name
+from ffrl.data.batch_source import BatchSource, Share
 from ffrl.devices import lay_out_like_parameters, prepare_for_speed, resolve_device, training_device
 from ffrl.distributed import lost_ranks_reported, num_ranks, rank, requested_ranks, together
 from ffrl.errors import ArgumentError, CheckpointError
@@ -106,6 +107,7 @@ class Trainer:
             )
         prepare_for_speed(self.model, config.compute, self.device)
         self.optimizer = torch.optim.Adam(self.model.parameter_groups(), lr=config.optimizer.learning_rate, fused=True)
+        self.source = BatchSource(self.data, config, Share(rank(), num_ranks()))
         self.objective = TrainingObjective(self.model, config)
         self.terms = in_parallel(self.objective, self.device)
         self.ledger = LossLedger(self.device)
@@ -229,7 +231,7 @@ class Trainer:
         config, number = self.config, self.iteration + 1
         for group in self.optimizer.param_groups:
             group["lr"] = group.get("fixed_rate") or learning_rate(config.optimizer, number, config.iterations)
-        batch, frames = training_batch(self.data, config, number, rank=rank(), num_ranks=num_ranks())
+        batch, frames = self.source.batch(number)
         draws = self.objective.draw(number)
         with lost_ranks_reported(f"in iteration {number}"):
             terms = self.terms(batch.x, batch.k, draws, number, frames)
@@ -250,6 +252,7 @@ class Trainer:
             together(lambda: self.take_over(stack))
             if self.writer is not None:
                 stack.callback(self.writer.close)
+            stack.callback(self.source.close)
             together(self.save)
             self.train()
             together(lambda: self.write_summary() if rank() == 0 else None, "at the end")

@@ -98,7 +98,7 @@ def test_the_changed_configuration_differs_from_the_defaults_in_every_field():
         for name in one[part]
         if one[part][name] == other[part][name]
     ]
-    assert same == ["method", "baseline", "loss.decoded_frames"]
+    assert same == ["method", "baseline", "loss.decoded_frames", "compute.loader_workers"]
     for config in METHODS_CHANGED:
         assert config.method != "ffrl" and config.baseline != BaselineConfig()
 

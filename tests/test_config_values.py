@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ffrl.config import (
+    ComputeConfig,
     EvaluationConfig,
     LossConfig,
     ModelConfig,
@@ -59,6 +60,8 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (LossConfig, {"likelihood": "poisson"}, "loss.likelihood"),
     (LossConfig, {"noise_scale": 0.0}, "loss.noise_scale"),
     (LossConfig, {"kl_weight": -1.0}, "loss.kl_weight"),
+    (ComputeConfig, {"loader_workers": -1}, "compute.loader_workers"),
+    (ComputeConfig, {"loader_workers": 1025}, "compute.loader_workers"),
     (LossConfig, {"decoded_frames": 0}, "loss.decoded_frames"),
     (LossConfig, {"decoded_frames": 2.0}, "loss.decoded_frames"),
     (LossConfig, {"decoded_frames": True}, "loss.decoded_frames"),
@@ -148,7 +151,13 @@ def test_values_of_a_wrong_type_are_refused(kind: type, fields: dict[str, Any], 
         kind(**fields)
 
 
-PARTS = {SequenceConfig: "sequence", ModelConfig: "model", LossConfig: "loss", OptimizerConfig: "optimizer"}
+PARTS = {
+    SequenceConfig: "sequence",
+    ModelConfig: "model",
+    LossConfig: "loss",
+    OptimizerConfig: "optimizer",
+    ComputeConfig: "compute",
+}
 IN_A_FILE = [row for row in REFUSED if row[0] is not EvaluationConfig and "model" not in row[1]]
 
 

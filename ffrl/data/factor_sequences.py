@@ -51,11 +51,17 @@ class FactorSequences(Sequences[FactorSteps]):
         self.part: Part = part
         self.config = FactorSteps(split.transformations, split.num_steps)
         self.device = torch.device(device)
+        self.as_bytes = False  # leaves x as it is kept, uint8, for who passes it on
         self._starts = [split.starts(part, [k]) for k in range(self.num_transformations)]
         self._bases = [images.grid.bases[images.grid.position(name)] for name in self.config.transformations]
 
     def __len__(self) -> int:
         return min(map(len, self._starts))
+
+    @property
+    def drawn_on_device(self) -> bool:
+        """Whether images are drawn where they are wanted, and that is not the CPU."""
+        return self.factor_images.generated and self.device.type != "cpu"
 
     def sequence(self, indices: Tensor, k: int | Tensor) -> SequenceBatch:
         """Chosen sequences, each with the arguments, result and errors of ``TransformedImages.sequence``.
@@ -140,9 +146,14 @@ class FactorSequences(Sequences[FactorSteps]):
         return SequenceBatch(self._frames(numbers), self.on_device(torch.tensor(kinds, dtype=torch.int64)))
 
     def _frames(self, numbers: Tensor) -> Tensor:
-        """Images (B, S+1) as (B, S+1, C, I, I) float32."""
+        """Images (B, S+1) as (B, S+1, C, I, I) float32, or as bytes."""
         flat = numbers.reshape(-1)
         if self.factor_images.generated:
             flat = self.on_device(flat)  # drawn there
-        frames = self.on_device(self.factor_images.images(flat)).float().div_(255)
-        return frames.unflatten(0, tuple(numbers.shape))
+        frames = self.on_device(self.factor_images.images(flat)).unflatten(0, tuple(numbers.shape))
+        return frames if self.as_bytes else to_floats(frames)
+
+
+def to_floats(images: Tensor) -> Tensor:
+    """Images uint8 as float32 in [0, 1]."""
+    return images.float().div_(255)

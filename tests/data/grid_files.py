@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 
 from ffrl.catalogue import DATA_SETS, DataSet
+from ffrl.config import SplitConfig
+from ffrl.data.factor_sequences import FactorSequences
 from ffrl.data.factors import FactorGrid
+from ffrl.data.splits import FactorSplit
 
 
 class NumberedImages:
@@ -27,6 +30,17 @@ class NumberedImages:
     def images(self, indices: Tensor) -> Tensor:
         digits = indices[:, None] // torch.tensor([1 << 24, 1 << 16, 1 << 8, 1]) % 256
         return digits.to(torch.uint8).reshape(-1, 1, 2, 2)
+
+
+def numbered(
+    name: str, transformations: tuple[str, ...] = (), num_steps: int = 0, part: str = "train"
+) -> FactorSequences:
+    """Sequences of a set of the catalogue whose images are their numbers; by default of all that moves in it."""
+    data_set = DATA_SETS[name]
+    images = NumberedImages(FactorGrid(data_set.factors))
+    moving, steps = transformations or data_set.transformations, num_steps or data_set.num_steps
+    split = FactorSplit(images.grid, moving, steps, SplitConfig())
+    return FactorSequences(images, split, part)  # type: ignore[arg-type]
 
 
 def numbers_of(x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from ffrl.data import TransformedImages
 from ffrl.data.sequences import choose_frames
 from ffrl.errors import ArgumentError
 from ffrl.records import ChosenFrames
-from tests.data.test_factor_sequences import numbered
+from tests.data.grid_files import numbered
 
 
 def still() -> TransformedImages:

@@ -18,17 +18,9 @@ from ffrl.data.grids import load_grid
 from ffrl.data.splits import FactorSplit
 from ffrl.errors import ArgumentError
 from ffrl.presets import preset_config
-from tests.data.grid_files import NumberedImages, numbers_of
+from tests.data.grid_files import NumberedImages, numbered, numbers_of
 
 FACTORS = [(name, factor.name) for name in GRIDS for factor in DATA_SETS[name].factors]
-
-
-def numbered(name: str, transformations: tuple[str, ...] = (), num_steps: int = 0, part: str = "train"):
-    data_set = DATA_SETS[name]
-    images = NumberedImages(FactorGrid(data_set.factors))
-    moving, steps = transformations or data_set.transformations, num_steps or data_set.num_steps
-    split = FactorSplit(images.grid, moving, steps, SplitConfig())
-    return FactorSequences(images, split, part)  # type: ignore[arg-type]
 
 
 def check_sequences(data: FactorSequences, x: torch.Tensor, k: torch.Tensor) -> None:
