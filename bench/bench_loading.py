@@ -19,13 +19,14 @@ import torch
 from bench.bench_potential import check_json, positive
 from bench.machine import header, machine
 from bench.measure import SGEMM_SIZE
-from bench.timing import Timing, interleaved, sgemm_call
+from bench.timing import Timing, interleaved, sample, sgemm_call, summary
 from bench.train_step_tables import line, milliseconds, table_head
 from bench.training_iteration import Iteration, Problem, Terms, build_model
 from ffrl.catalogue import GRIDS
 from ffrl.command_line import run_command
 from ffrl.config import DataName, TrainConfig
-from ffrl.data import load_sequences, training_batch
+from ffrl.data import SequenceData, load_sequences, training_batch
+from ffrl.data.batch_source import MADE_BEFOREHAND, BatchSource
 from ffrl.errors import DataError
 from ffrl.models import Autoencoder
 from ffrl.objective import TrainingObjective
@@ -34,10 +35,14 @@ from ffrl.records import ChosenFrames, SequenceBatch
 from ffrl.run_folder import write_json
 
 SETS = cast("tuple[DataName, ...]", ("mnist", *GRIDS))
-COLUMNS = ("data", "images a batch", "rounds", "a batch, ms", "an iteration, ms", "images/s", "consumed/s", "ratio")
+COLUMNS = (
+    *("data", "images a batch", "processes", "rounds", "a batch, ms", "an iteration, ms"),
+    *("images/s", "consumed/s", "ratio"),
+)
 LEGEND = """
-A batch of training and an iteration without it, medians (quartiles) of interleaved rounds; images/s are the frames of
-all sequences. A ratio of 1.5 says that loading takes 40 % of the time, where the two take turns."""
+A batch of training and an iteration without it, medians (quartiles) of interleaved rounds; images/s are the frames that
+a batch holds. A ratio of 1.5 says that loading takes 40 % of the time, where the two take turns. Where processes make
+the batches beforehand, these are timed after the iteration, as fast as they can."""
 
 
 class OneBatch(Problem):
@@ -77,12 +82,16 @@ def measure(name: DataName, rounds: int) -> dict[str, Any]:
         return objective(batch.x, batch.k, objective.draw(number), number, frames)
 
     iteration = Iteration(OneBatch(config, data, batch, torch.empty(0)), build_model(config, config.backend), terms)
-    sides = {"sgemm": sgemm_call(SGEMM_SIZE), "load": load, "iteration": iteration}
-    timings = interleaved(sides, rounds)
+    sides = {"sgemm": sgemm_call(SGEMM_SIZE), "iteration": iteration}
+    workers = config.compute.loader_workers
+    timings = interleaved(sides if workers else {**sides, "load": load}, rounds)
+    if workers:
+        timings["load"] = made_beforehand(data, config, rounds)
     images = batch.x.shape[0] * batch.x.shape[1]
     return {
         "data": name,
         "images": images,
+        "processes": workers,
         "load": timings["load"]._asdict(),
         "iteration": timings["iteration"]._asdict(),
         "images_per_second": 1e3 * images / timings["load"].median,
@@ -91,11 +100,33 @@ def measure(name: DataName, rounds: int) -> dict[str, Any]:
     }
 
 
+def made_beforehand(data: SequenceData, config: TrainConfig, rounds: int) -> Timing:
+    """A batch by the processes of a configuration, once those are taken that they had ready."""
+    source, numbers = BatchSource(data, config), itertools.count(1)
+
+    def take() -> object:
+        return source.batch(next(numbers))
+
+    at_a_time = source.workers * MADE_BEFOREHAND
+    sample(take, 2 * at_a_time)
+    values = [sample(take, at_a_time) for _ in range(rounds)]
+    source.close()
+    return summary(values, at_a_time)
+
+
 def table_row(figures: dict[str, Any]) -> str:
     load, iteration = Timing(**figures["load"]), Timing(**figures["iteration"])
     loaded, consumed = figures["images_per_second"], figures["consumed_per_second"]
-    cells = (figures["data"], figures["images"], load.rounds, milliseconds(load), milliseconds(iteration))
-    return line(*map(str, cells), f"{loaded:,.0f}", f"{consumed:,.0f}", f"{loaded / consumed:.2f}")
+    cells = [figures[name] for name in ("data", "images", "processes")]
+    return line(
+        *map(str, cells),
+        str(load.rounds),
+        milliseconds(load),
+        milliseconds(iteration),
+        f"{loaded:,.0f}",
+        f"{consumed:,.0f}",
+        f"{loaded / consumed:.2f}",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ import torch
 
 from bench import bench_loading, timing
 from bench.bench_loading import COLUMNS, OneBatch, measure
+from ffrl.config import ComputeConfig
 from ffrl.data import FactorSequences
+from ffrl.data.batch_source import BatchSource
 from ffrl.data.download import DataUnavailable
 from ffrl.presets import preset_config
 
@@ -34,11 +37,11 @@ def test_the_command_prints_a_table_and_writes_the_numbers(capsys: pytest.Captur
     assert rows[0] == [*COLUMNS] and [row[0] for row in rows[1:]] == sets[:2]
     figures = json.loads(path.read_text())["figures"]
     for entry, row, images in zip(figures, rows[1:], (12 * 6, 12 * 8), strict=True):
-        assert entry["images"] == images and row[1:3] == [str(images), "2"]
+        assert entry["images"] == images and row[1:4] == [str(images), "0", "2"]
         assert entry["images_per_second"] == pytest.approx(1e3 * images / entry["load"]["median"])
         assert entry["consumed_per_second"] == pytest.approx(1e3 * images / entry["iteration"]["median"])
         ratio = entry["iteration"]["median"] / entry["load"]["median"]
-        assert float(row[7]) == pytest.approx(ratio, abs=0.01)
+        assert float(row[8]) == pytest.approx(ratio, abs=0.01)
 
 
 def test_batches_are_made_on_one_side_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,6 +56,29 @@ def test_batches_are_made_on_one_side_alone(monkeypatch: pytest.MonkeyPatch) -> 
     figures = measure("dsprites-generated", 3)
     assert asked == [*range(1, 6)]  # that of all iterations, the warm-up, three samples
     assert figures["load"]["rounds"] == figures["iteration"]["rounds"] == 3
+
+
+def test_batches_that_processes_make_are_timed_without_those_that_were_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Iteration 1 is the batch of all iterations; of 2 processes, 8 come before the samples of 4 each."""
+    taken: list[int] = []
+    made = BatchSource.batch
+
+    def batch(source: BatchSource, iteration: int) -> object:
+        assert source.workers == 2
+        taken.append(iteration)
+        return made(source, iteration)
+
+    monkeypatch.setattr(BatchSource, "batch", batch)
+    compute = ComputeConfig(loader_workers=2)
+    monkeypatch.setattr(
+        bench_loading,
+        "preset_config",
+        lambda name, data: dataclasses.replace(preset_config("tiny", data), compute=compute),
+    )
+    figures = measure("dsprites-generated", 3)
+    assert taken == [*range(1, 8 + 3 * 4 + 1)] and figures["processes"] == 2
+    assert figures["load"]["rounds"] == 3 and figures["load"]["calls_per_sample"] == 4
+    assert not multiprocessing.active_children()
 
 
 def test_sets_without_files_are_left_out_unless_they_were_asked_for(
