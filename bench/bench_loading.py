@@ -42,7 +42,7 @@ COLUMNS = (
 LEGEND = """
 A batch of training and an iteration without it, medians (quartiles) of interleaved rounds; images/s are the frames that
 a batch holds. A ratio of 1.5 says that loading takes 40 % of the time, where the two take turns. Where processes make
-the batches beforehand, these are timed after the iteration, as fast as they can."""
+the batches beforehand, these are timed by themselves, after the iteration; in training the two share the cores."""
 
 
 class OneBatch(Problem):
@@ -108,9 +108,11 @@ def made_beforehand(data: SequenceData, config: TrainConfig, rounds: int) -> Tim
         return source.batch(next(numbers))
 
     at_a_time = source.workers * MADE_BEFOREHAND
-    sample(take, 2 * at_a_time)
-    values = [sample(take, at_a_time) for _ in range(rounds)]
-    source.close()
+    try:
+        sample(take, 2 * at_a_time)
+        values = [sample(take, at_a_time) for _ in range(rounds)]
+    finally:
+        source.close()
     return summary(values, at_a_time)
 
 

@@ -77,12 +77,12 @@ def compared(method: Method, *errors: float) -> Row:
 
 def compared_on_grid(ffrl: Mapping[str, float] | None = None) -> tuple[Row, ...]:
     """The rows of a table of a grid of factors, whose validation part is that of ``split``."""
-    papers, all_frames = {"ffrl": ffrl or {}}, {"loss.decoded_frames": None}
-    rows = []
-    for name, label in COMPARED.items():
-        changes = {"method": name} if name == "ffrl" else {**all_frames, "method": name}
-        rows.append(Row(f"compared_{name}", label, changes, papers.get(name, {})))
-    weak = {**all_frames, **WEAK.changes}
+    papers, alike = {"ffrl": ffrl or {}}, {"loss.decoded_frames": None}  # most methods need all frames: all get them
+    rows = [
+        Row(f"compared_{name}", label, {**alike, "method": name}, papers.get(name, {}))
+        for name, label in COMPARED.items()
+    ]
+    weak = {**alike, **WEAK.changes}
     return (*rows, WEAK._replace(key="compared_weak", label="FFRL, weakly supervised", changes=weak, paper={}))
 
 

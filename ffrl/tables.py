@@ -89,6 +89,7 @@ def table_cells(command: TablesCommand) -> list[Cell]:
         "backend": command.backend,
         "device": command.device,
         "threads": 1,
+        "compute.loader_workers": 0,
         "tensorboard": False,
         "iterations": command.iterations or base.iterations,
     }

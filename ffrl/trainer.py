@@ -253,6 +253,7 @@ class Trainer:
             if self.writer is not None:
                 stack.callback(self.writer.close)
             stack.callback(self.source.close)
+            self.source.start(self.iteration + 1)  # before there are threads that write
             together(self.save)
             self.train()
             together(lambda: self.write_summary() if rank() == 0 else None, "at the end")

@@ -24,6 +24,7 @@ from ffrl.data import load_images
 from ffrl.errors import ArgumentError, DataError, TrainingDiverged
 from ffrl.experiments import EXPERIMENTS, Experiment, Row, TableName, replaced
 from ffrl.figures.table_plot import table_plot
+from ffrl.models.baselines import BASELINES
 from ffrl.run_folder import create_run, write_json
 from ffrl.tables import (
     TablesCommand,
@@ -66,6 +67,13 @@ def test_dotted_fields_are_replaced_and_checked():
             replaced(TrainConfig(), {name: 1})
     with pytest.raises(ArgumentError, match=r"loss\.pde"):
         replaced(TrainConfig(), {"loss.pde": "nothing"})
+
+
+def test_all_methods_of_a_grid_decode_all_frames_in_one_process(tmp_path: Path):
+    command = TablesCommand("falcor3d", data="rooms-generated", preset="small", seeds=1, out=tmp_path)
+    cells = table_cells(command)
+    assert {(cell.config.loss.decoded_frames, cell.config.compute.loader_workers) for cell in cells} == {(None, 0)}
+    assert {cell.config.method for cell in cells} == {"ffrl", *BASELINES} and len(cells) == 8
 
 
 def test_every_table_is_there_and_rows_of_one_key_are_one_configuration(tmp_path: Path):

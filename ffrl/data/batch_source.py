@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import ctypes
 import itertools
 import signal
+import threading
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -20,6 +23,7 @@ from ffrl.records import ChosenFrames, SequenceBatch
 Batch = tuple[SequenceBatch, ChosenFrames | None]
 
 MADE_BEFOREHAND = 2  # batches, by each process
+_PR_SET_PDEATHSIG = 1
 
 
 class Share(NamedTuple):
@@ -45,7 +49,7 @@ class BatchSource:
         self.data, self.config, self.share = data, config, share or Share()
         on_device = isinstance(data, FactorSequences) and data.drawn_on_device
         self.workers = 0 if on_device else config.compute.loader_workers
-        self._batches: Iterator[Batch | FfrlError] | None = None
+        self._batches: Any = None  # torch's iterator over Batch or FfrlError
         self._next = 0
 
     def batch(self, iteration: int) -> Batch:
@@ -56,13 +60,13 @@ class BatchSource:
         """
         if not self.workers:
             return training_batch(self.data, self.config, iteration, **self.share._asdict())
-        if self._batches is None or iteration != self._next:
-            self._start(iteration)
-        assert self._batches is not None
+        self.start(iteration)
         try:
             found = next(self._batches)
-        except RuntimeError as error:  # torch's, of a worker that is gone
+        except Exception as error:
             self.close()
+            if str(error).startswith("Caught "):  # an error of the program in a worker that lives, with its traceback
+                raise
             raise DataError(f"a process that makes training batches has ended: {error}") from error
         if isinstance(found, FfrlError):
             self.close()
@@ -74,9 +78,14 @@ class BatchSource:
 
     def close(self) -> None:
         """End the processes; another batch starts them again."""
-        self._batches = None
+        batches, self._batches = self._batches, None
+        if batches is not None:
+            batches._shutdown_workers()  # otherwise done when nothing refers to it, as a traceback may
 
-    def _start(self, first: int) -> None:
+    def start(self, first: int) -> None:
+        """Have the processes, if any, begin with the batch of iteration ``first``."""
+        if not self.workers or (self._batches is not None and first == self._next):
+            return
         self.close()
         maker = copy.copy(self.data)
         assert isinstance(maker, FactorSequences), "a configuration has workers for grids alone"
@@ -88,10 +97,11 @@ class BatchSource:
             num_workers=self.workers,
             prefetch_factor=MADE_BEFOREHAND,
             generator=torch.Generator(),  # by default one draw of torch's own, from which the noise of training comes
-            worker_init_fn=_leave_signals_to_the_trainer,
-            multiprocessing_context="fork",  # what is read and mapped is shared, not copied
+            worker_init_fn=_live_and_die_with_the_trainer,
+            multiprocessing_context="fork",  # files that are mapped are shared, not copied
         )
-        self._batches, self._next = iter(loader), first
+        with _handler_kept(signal.SIGCHLD):
+            self._batches, self._next = iter(loader), first
 
 
 class _Batches(Dataset[Batch | FfrlError]):
@@ -102,9 +112,19 @@ class _Batches(Dataset[Batch | FfrlError]):
 
     def __getitem__(self, iteration: int) -> Batch | FfrlError:
         try:
-            return training_batch(self.data, self.config, iteration, **self.share._asdict())
+            batch, frames = training_batch(self.data, self.config, iteration, **self.share._asdict())
         except FfrlError as error:
             return error
+        try:  # here, as an error in the thread that passes it on would be told to nobody
+            for part in (batch.x, batch.k, *([] if frames is None else [frames.times])):
+                part.share_memory_()
+        except (RuntimeError, OSError) as error:
+            size = f"{batch.x.numel() / 1e6:.1f} MB"
+            return DataError(
+                f"no shared memory (/dev/shm) for a training batch of {size}: {error}; compute.loader_workers = 0 "
+                "needs none"
+            )
+        return batch, frames
 
 
 class _From:
@@ -120,7 +140,24 @@ class _From:
         raise TypeError("there is no last one")
 
 
-def _leave_signals_to_the_trainer(worker: int) -> None:
-    """A signal to all processes is for training, which saves and then ends the workers."""
+def _live_and_die_with_the_trainer(worker: int) -> None:
+    """A signal to all processes is for training, which saves and then ends the workers; killed, it takes them along.
+
+    Otherwise they would for seconds hold what they have inherited, such as the lock of the run folder.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)  # of Linux
+    if prctl is not None:
+        prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+
+
+@contextlib.contextmanager
+def _handler_kept(number: signal.Signals) -> Iterator[None]:
+    """torch installs one that raises, wherever training is, when a worker ends; it also looks when it waits for one."""
+    before = signal.getsignal(number)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(number, before if before is not None else signal.SIG_DFL)

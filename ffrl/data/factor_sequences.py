@@ -147,10 +147,11 @@ class FactorSequences(Sequences[FactorSteps]):
 
     def _frames(self, numbers: Tensor) -> Tensor:
         """Images (B, S+1) as (B, S+1, C, I, I) float32, or as bytes."""
-        flat = numbers.reshape(-1)
+        each, places = numbers.reshape(-1).unique(return_inverse=True)  # x_0 may be among the frames chosen
         if self.factor_images.generated:
-            flat = self.on_device(flat)  # drawn there
-        frames = self.on_device(self.factor_images.images(flat)).unflatten(0, tuple(numbers.shape))
+            each = self.on_device(each)  # drawn there
+        images = self.on_device(self.factor_images.images(each))
+        frames = images[self.on_device(places)].unflatten(0, tuple(numbers.shape))
         return frames if self.as_bytes else to_floats(frames)
 
 

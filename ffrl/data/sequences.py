@@ -98,6 +98,9 @@ def check_frames(frames: ChosenFrames, batch_size: int, num_steps: int) -> None:
         if given != wanted:
             raise ArgumentError(name, given, str(wanted))
     check_index("frames.times.flatten()", times.flatten(), num_steps + 1)
+    if not bool((times.diff(dim=1) > 0).all()):
+        row = times[(times.diff(dim=1) <= 0).any(1)][0].tolist()
+        raise ArgumentError("frames.times", row, "rows of different times, in order")
 
 
 class Steps(Protocol):

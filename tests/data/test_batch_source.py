@@ -7,6 +7,8 @@ import dataclasses
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from ffrl.data.batch_source import Batch, BatchSource, Share
 from ffrl.data.factor_sequences import FactorSequences
 from ffrl.errors import ArgumentError, DataError
 from ffrl.presets import preset_config
-from ffrl.run_folder import load_config
+from ffrl.run_folder import exclusive, load_config
 from ffrl.trainer import Trainer
 from tests.training.runs import run_differences
 
@@ -109,6 +111,79 @@ def test_a_worker_that_is_killed_is_told() -> None:
     source.batch(3)
     source.close()
     assert ended()
+
+
+def test_what_no_shared_memory_is_left_for_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, data = load_sequences(CONFIG, "train")
+
+    def share_memory_(value: torch.Tensor) -> None:
+        raise RuntimeError(
+            "unable to allocate shared memory(shm) for file </torch_1>: Resource temporarily unavailable"
+        )
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", share_memory_)
+    source = BatchSource(data, with_workers(CONFIG, 1))
+    with pytest.raises(
+        DataError, match=r"no shared memory \(/dev/shm\) .* 0\.3 MB: unable .*loader_workers = 0 needs"
+    ):
+        source.batch(1)
+    assert ended()
+
+
+def test_an_error_of_the_program_keeps_its_traceback() -> None:
+    _, data = load_sequences(CONFIG, "train")
+    assert isinstance(data, FactorSequences)
+    source = BatchSource(data, with_workers(CONFIG, 1))
+    data.split = None  # type: ignore[assignment]
+    data._starts = []
+    with pytest.raises(IndexError, match="Original Traceback"):
+        source.batch(1)
+    assert ended()
+
+
+def test_training_does_not_hear_of_a_worker_in_the_middle_of_something_else() -> None:
+    """torch's own handler would raise wherever training is."""
+    before = signal.getsignal(signal.SIGCHLD)
+    _, data = load_sequences(CONFIG, "train")
+    source = BatchSource(data, with_workers(CONFIG, 1))
+    source.start(1)
+    assert signal.getsignal(signal.SIGCHLD) == before
+    os.kill(children()[0].pid, signal.SIGKILL)  # type: ignore[arg-type]
+    for _ in range(50):
+        time.sleep(0.01)
+    source.close()
+    assert ended()
+
+
+RUN = """
+import sys
+from pathlib import Path
+from tests.data.test_batch_source import CONFIG, with_workers
+from ffrl.trainer import Trainer
+import dataclasses
+Trainer(dataclasses.replace(with_workers(CONFIG, 2), out=Path(sys.argv[1]), iterations=100000)).run()
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux ends the workers of a killed process")
+def test_a_killed_run_leaves_no_worker_that_holds_its_folder(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with subprocess.Popen([sys.executable, "-c", RUN, str(run)], stderr=subprocess.PIPE) as process:
+        end = time.monotonic() + 60
+        while len(workers_of(process.pid)) < 2 or not (run / "checkpoints").exists():
+            assert time.monotonic() < end and process.poll() is None, process.stderr
+            time.sleep(0.02)
+        process.kill()
+    time.sleep(0.5)
+    with exclusive(run):
+        pass
+
+
+def workers_of(process: int) -> list[str]:
+    try:
+        return Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    except OSError:
+        return []
 
 
 def test_still_images_have_no_workers() -> None:

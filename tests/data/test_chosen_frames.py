@@ -10,6 +10,7 @@ import torch
 
 from ffrl.config import SequenceConfig
 from ffrl.data import TransformedImages
+from ffrl.data.draws import stream_key, uniform_integers
 from ffrl.data.sequences import choose_frames
 from ffrl.errors import ArgumentError
 from ffrl.records import ChosenFrames
@@ -57,6 +58,14 @@ def test_form_and_dependence() -> None:
         assert torch.equal(own.times, frames.times[rank::4])
 
 
+def test_the_draws_are_none_of_those_that_choose_images() -> None:
+    """Of the stream of (seed, iteration), draw 0 is of k and 1 to 6 of the images; T+1 draws for each row follow."""
+    times = choose_frames(8, 3, 6, 7, 3).times
+    for row in range(6):
+        draws = uniform_integers(stream_key(8, 3), 1 + 6 + 8 * row, 8, 1 << 64)
+        assert times[row].tolist() == sorted(sorted(range(8), key=draws.__getitem__)[:3])
+
+
 @pytest.mark.parametrize("count", [0, 9, True, 2.0, None])
 def test_how_many_are_possible(count: Any) -> None:
     with pytest.raises(ArgumentError, match=r"count = .* is not allowed; expected an integer in 1\.\.8"):
@@ -72,6 +81,8 @@ def test_how_many_are_possible(count: Any) -> None:
         ([0, 1, 2, 3], 5, "frames.times.ndim = 1"),
         ([[0, 6]] * 4, 5, "= 6 is not allowed; expected integers in 0..5"),
         ([[-1, 2]] * 4, 5, "= -1 is not allowed"),
+        ([[0, 1], [1, 2], [3, 3], [0, 5]], 5, "frames.times = [3, 3] is not allowed; expected rows of different times"),
+        ([[0, 1], [2, 1], [3, 4], [0, 5]], 5, "frames.times = [2, 1]"),
     ],
 )
 def test_frames_of_other_batches_are_refused(data: Any, times: list[Any], steps: int, words: str) -> None:

@@ -13,6 +13,7 @@ from ffrl.config import ModelConfig
 from ffrl.errors import ArgumentError
 from ffrl.models.decoder import Decoder, FullKernelTranspose
 from ffrl.models.encoder import Encoder
+from ffrl.models.transformation import TransformationEncoder
 from ffrl.presets import preset_config
 from tests.tolerances import relative_error
 
@@ -149,6 +150,13 @@ def test_he_weights_are_those_of_layers_before_a_relu_alone():
     assert transposed.weight.std().item() == pytest.approx((2 / (6 * 4)) ** 0.5, rel=0.2)  # 4 of its 16 places meet
     with pytest.raises(ArgumentError, match=r"model.weight_init = 'xavier' .*'default', 'he'"):
         ModelConfig(weight_init="xavier")  # type: ignore[arg-type]
+
+
+def test_the_recognition_of_k_has_he_weights_too():
+    config = ModelConfig(**{**vars(SMALL), "weight_init": "he", "encoder_widths": (400, 300)})
+    body = TransformationEncoder(config, 3, 5).body
+    assert body[0].weight.std().item() == pytest.approx((2 / (5 * 3 * 16)) ** 0.5, rel=0.1)  # type: ignore[operator]
+    assert not body[0].bias.any() and not body[5].bias.any()  # type: ignore[operator]
 
 
 def test_initial_log_var():

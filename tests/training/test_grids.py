@@ -157,6 +157,15 @@ def test_evaluated_and_drawn(run: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert len(rows["backward"]) == 4 and all(row["copy"] > 0 for row in rows["switch"])
 
 
+@pytest.mark.parametrize("data", ["shapes3d-generated", "isaac3d"])
+@pytest.mark.parametrize("flags", [["--method", "vae"], ["--method=tvae"], ["--supervision.mode", "semi"]])
+def test_what_needs_all_frames_gets_them_from_every_preset(data: str, flags: list[str]) -> None:
+    assert parse_config(["--preset", "small", "--data", data]).loss.decoded_frames == 2
+    assert parse_config(["--preset", "small", "--data", data, *flags]).loss.decoded_frames is None
+    with pytest.raises(ArgumentError, match=r"loss\.decoded_frames = 2"):
+        parse_config(["--data", data, *flags, "--loss.decoded-frames", "2"])
+
+
 def test_generalisation_is_of_still_images(run: Path) -> None:
     with pytest.raises(ArgumentError, match="a run on still images; dsprites-generated is a grid"):
         generalise([str(run), "--num-images", "4"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor, nn
 
@@ -44,7 +46,7 @@ class TVAE(Baseline):
         self, config: ModelConfig, num_transformations: int, num_steps: int, loss: LossConfig, settings: BaselineConfig
     ) -> None:
         super().__init__(config, num_transformations, num_steps, loss, settings)
-        self.energy_encoder = Encoder(config)  # of u
+        self.energy_encoder = Encoder(dataclasses.replace(config, initial_log_var=None))  # of u
         self.mu = nn.Parameter(torch.tensor(float(settings.initial_mu)))
         default = num_transformations * max(1, config.latent_dim // (num_transformations * (num_steps + 1)))
         self.capsules = settings.capsules or default

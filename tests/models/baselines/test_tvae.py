@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 import torch
 
+from ffrl.baseline_config import BaselineConfig
+from ffrl.config import LossConfig
+from ffrl.models.baselines import BASELINES
 from tests.models.baselines.models import STEPS, baseline, batch_and_noise, moved_by, of
 from tests.models.reference import TINY
 
@@ -67,6 +71,13 @@ def test_the_default_capsules_hold_a_sequence_where_they_can():
         assert model.capsules == capsules and model.capsule_dim == latent_dim // capsules
         assert latent_dim < 12 or model.capsule_dim >= STEPS + 1
     assert baseline("tvae", D, capsules=7).capsule_dim == 2
+
+
+def test_the_spread_before_training_is_of_z_alone():
+    config = dataclasses.replace(TINY, latent_dim=D, initial_log_var=-5.0)
+    model = BASELINES["tvae"](config, 3, STEPS, LossConfig(), BaselineConfig())
+    x = torch.rand(6, 3, 8, 8)
+    assert (model.encoder(x)[1] + 5).abs().max() < 1.5 and model.energy_encoder(x)[1].abs().max() < 1.5
 
 
 def test_loss_by_hand():
