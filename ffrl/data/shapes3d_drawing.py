@@ -61,20 +61,28 @@ def draw(factors: Tensor) -> Tensor:
         ArgumentError: a dtype, shape or value of ``factors`` is outside what is stated above.
     """
     check_factors(factors, FACTOR_SIZES)
-    return draw_groups(_draw_one_shape, factors, factors[:, 4], [_PIECE] * len(SHAPES), (3, SIZE, SIZE))
+    rows, shape = [_PIECE] * len(SHAPES), (3, SIZE, SIZE)
+    return draw_groups(_draw_one_shape, factors, factors[:, 4], rows, shape, alike=_pose(factors))
+
+
+def _pose(factors: Tensor) -> Tensor:
+    """A number for each scale and orientation, (N,)."""
+    return factors[:, 3] * FACTOR_SIZES["orientation"] + factors[:, 5]
 
 
 def _draw_one_shape(shape: int, factors: Tensor) -> Tensor:
-    """Pictures of one shape, (N, 6) -> (N, 3, 64, 64)."""
+    """Pictures of one shape, (N, 6) -> (N, 3, 64, 64); what depends on the pose alone is computed once for each."""
     stage, shades = _stage(str(factors.device)), _shades(shape, str(factors.device))
     colours = [stage.colours.index_select(0, factors[:, j]) for j in range(3)]  # (N, 3) of floor, walls, object
-    scale = stage.scales.index_select(0, factors[:, 3])[:, None]  # (N, 1)
-    orientation = factors[:, 5]
+    pose, place = _pose(factors).unique(return_inverse=True)
+    scale = stage.scales.index_select(0, pose // FACTOR_SIZES["orientation"])[:, None]  # (poses, 1)
+    orientation = pose % FACTOR_SIZES["orientation"]
 
-    light, sky = _look_up(shades, stage.floor_points.index_select(0, orientation) / scale[:, :, None])  # (N, Q) each
+    light, sky = _look_up(shades, stage.floor_points.index_select(0, orientation) / scale[:, :, None])  # (poses, Q)
     floor = stage.floor.index_select(0, orientation) * (_SUN * stage.sun_on_floor * light + _SKY * sky)
-    wall = stage.wall.index_select(0, orientation)  # (N, 4096)
-    cover, diffuse, gloss = _object_layers(shape, scale, stage.turns.index_select(0, orientation), stage)
+    layers = _object_layers(shape, scale, stage.turns.index_select(0, orientation), stage)
+    floor, cover, diffuse, gloss = (layer.index_select(0, place) for layer in (floor, *layers))
+    wall = stage.wall.index_select(0, factors[:, 5])  # (N, 4096)
     window = (-1, ROWS[1] - ROWS[0], COLUMNS[1] - COLUMNS[0])
     bare = (1 - cover).view(window)
     channels = []

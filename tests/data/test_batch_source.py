@@ -123,9 +123,7 @@ def test_what_no_shared_memory_is_left_for_is_told(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(torch.Tensor, "share_memory_", share_memory_)
     source = BatchSource(data, with_workers(CONFIG, 1))
-    with pytest.raises(
-        DataError, match=r"no shared memory \(/dev/shm\) .* 0\.3 MB: unable .*loader_workers = 0 needs"
-    ):
+    with pytest.raises(DataError, match=r"no shared memory \(/dev/shm\) .* 0\.3 MB: unable .*loader_workers = 0 needs"):
         source.batch(1)
     assert ended()
 

@@ -120,6 +120,18 @@ def test_groups_are_drawn_in_pieces_and_put_in_order() -> None:
     assert calls == [(0, 3), (0, 2), (2, 1), (2, 1)]
 
 
+def test_images_that_are_alike_are_drawn_together() -> None:
+    calls = []
+
+    def draw(group: int, rows: Tensor) -> Tensor:
+        calls.append(rows[:, 0].tolist())
+        return rows.to(torch.uint8)[:, :, None]
+
+    factors = torch.tensor([[5, 1], [3, 2], [5, 3], [3, 4], [4, 5], [3, 6]])
+    images = draw_groups(draw, factors, torch.tensor([0, 0, 0, 0, 1, 0]), [3, 3], (2, 1), alike=factors[:, 0])
+    assert calls == [[3, 3, 3], [5, 5], [4]] and torch.equal(images[:, :, 0].long(), factors)
+
+
 def test_roots() -> None:
     values = torch.cat((torch.zeros(1), torch.logspace(-20, 20, 1000, base=2)))
     assert (root(values) / values.sqrt() - 1)[1:].abs().max() < 3e-7 and 0 < root(values)[0] < 1e-14
