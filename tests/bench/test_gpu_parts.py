@@ -126,7 +126,7 @@ def test_an_iteration_is_that_of_the_trainer(mode: Any, tmp_path: Path):
     folder = {"out": tmp_path / "run", "data": "digits", "tensorboard": False}
     config = dataclasses.replace(config, backend="analytic", device="cpu", **folder)
     trainer = Trainer(config)
-    trainer.data = problem.data
+    trainer.source.data = problem.data
     iteration = Iteration(problem, build_model(config, "analytic"))
     for seed in range(3):
         torch.manual_seed(seed)

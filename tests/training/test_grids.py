@@ -162,7 +162,7 @@ def test_evaluated_and_drawn(run: Path, tmp_path: Path, capsys: pytest.CaptureFi
 def test_what_needs_all_frames_gets_them_from_every_preset(data: str, flags: list[str]) -> None:
     assert parse_config(["--preset", "small", "--data", data]).loss.decoded_frames == 2
     assert parse_config(["--preset", "small", "--data", data, *flags]).loss.decoded_frames is None
-    with pytest.raises(ArgumentError, match=r"loss\.decoded_frames = 2"):
+    with pytest.raises(SystemExit):
         parse_config(["--data", data, *flags, "--loss.decoded-frames", "2"])
 
 

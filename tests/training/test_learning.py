@@ -57,15 +57,15 @@ def test_every_iteration_has_a_batch_of_its_own(monkeypatch, tmp_path):
     asked = []
     original = TransformedImages.training_batch
 
-    def training_batch(data, *arguments, rank, num_ranks):
-        asked.append((*arguments, rank, num_ranks))
-        return original(data, *arguments, rank=rank, num_ranks=num_ranks)
+    def training_batch(data, *arguments, frames, rank, num_ranks):
+        asked.append((*arguments, frames, rank, num_ranks))
+        return original(data, *arguments, frames=frames, rank=rank, num_ranks=num_ranks)
 
     monkeypatch.setattr(TransformedImages, "training_batch", training_batch)
     config = short_run(tmp_path / "run", iterations=2, seed=7)
     Trainer(config).run()
     Trainer(dataclasses.replace(config, iterations=4, resume=True)).run()
-    assert asked == [(7, iteration, 4, True, 0, 1) for iteration in (1, 2, 3, 4)]
+    assert asked == [(7, iteration, 4, True, None, 0, 1) for iteration in (1, 2, 3, 4)]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
