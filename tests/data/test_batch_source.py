@@ -171,8 +171,10 @@ def test_a_killed_run_leaves_no_worker_that_holds_its_folder(tmp_path: Path) -> 
         while len(workers_of(process.pid)) < 2 or not (run / "checkpoints").exists():
             assert time.monotonic() < end and process.poll() is None, process.stderr
             time.sleep(0.02)
+        workers = workers_of(process.pid)
         process.kill()
-    time.sleep(0.5)
+    time.sleep(0.1)  # torch's own workers look every few seconds
+    assert not any(map(is_running, workers))
     with exclusive(run):
         pass
 
@@ -182,6 +184,14 @@ def workers_of(process: int) -> list[str]:
         return Path(f"/proc/{process}/task/{process}/children").read_text().split()
     except OSError:
         return []
+
+
+def is_running(process: str) -> bool:
+    """Whether it is there, and not only for its end to be heard of."""
+    try:
+        return Path("/proc", process, "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_still_images_have_no_workers() -> None:
