@@ -7,6 +7,7 @@ and an iteration on a batch that is there already.
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import shlex
 import sys
@@ -21,15 +22,13 @@ from bench.machine import header, machine
 from bench.measure import SGEMM_SIZE
 from bench.timing import Timing, interleaved, sample, sgemm_call, summary
 from bench.train_step_tables import line, milliseconds, table_head
-from bench.training_iteration import Iteration, Problem, Terms, build_model
+from bench.training_iteration import Iteration, Problem, build_model, sequence_terms
 from ffrl.catalogue import GRIDS
 from ffrl.command_line import run_command
 from ffrl.config import DataName, TrainConfig
 from ffrl.data import SequenceData, load_sequences, training_batch
 from ffrl.data.batch_source import MADE_BEFOREHAND, BatchSource
 from ffrl.errors import DataError
-from ffrl.models import Autoencoder
-from ffrl.objective import TrainingObjective
 from ffrl.presets import preset_config
 from ffrl.records import ChosenFrames, SequenceBatch
 from ffrl.run_folder import write_json
@@ -76,11 +75,7 @@ def measure(name: DataName, rounds: int) -> dict[str, Any]:
         return training_batch(data, config, next(numbers))
 
     batch, frames = load()
-
-    def terms(model: Autoencoder, batch: SequenceBatch, config: TrainConfig, number: int, noise: object) -> Terms:
-        objective = TrainingObjective(model, config)
-        return objective(batch.x, batch.k, objective.draw(number), number, frames)
-
+    terms = functools.partial(sequence_terms, frames=frames)
     iteration = Iteration(OneBatch(config, data, batch, torch.empty(0)), build_model(config, config.backend), terms)
     sides = {"sgemm": sgemm_call(SGEMM_SIZE), "iteration": iteration}
     workers = config.compute.loader_workers

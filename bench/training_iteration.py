@@ -16,7 +16,7 @@ from ffrl.data import SequenceData, TransformedImages
 from ffrl.ledger import LossLedger
 from ffrl.models import Autoencoder
 from ffrl.objective import Draws, TrainingObjective
-from ffrl.records import SequenceBatch
+from ffrl.records import ChosenFrames, SequenceBatch
 from ffrl.training_step import take_step
 
 NUM_IMAGES = 512
@@ -55,12 +55,18 @@ def build_model(config: TrainConfig, backend: str) -> Any:
 
 
 def sequence_terms(
-    model: Autoencoder, batch: SequenceBatch, config: TrainConfig, number: int, noise: Tensor | None = None
+    model: Autoencoder,
+    batch: SequenceBatch,
+    config: TrainConfig,
+    number: int,
+    noise: Tensor | None = None,
+    *,
+    frames: ChosenFrames | None = None,
 ) -> Terms:
-    """The objective that the trainer minimises."""
+    """The objective that the trainer minimises; ``frames`` are those of the batch where it does not hold all."""
     objective = TrainingObjective(model, config)
     draws = objective.draw(number) if noise is None else Draws(None, noise)
-    return objective(batch.x, batch.k, draws, number)
+    return objective(batch.x, batch.k, draws, number, frames)
 
 
 class Iteration:

@@ -93,7 +93,7 @@ class BatchSource:
         loader = DataLoader(
             _Batches(maker, self.config, self.share),
             batch_size=None,
-            sampler=_From(first),
+            sampler=itertools.count(first),
             num_workers=self.workers,
             prefetch_factor=MADE_BEFOREHAND,
             generator=torch.Generator(),  # by default one draw of torch's own, from which the noise of training comes
@@ -125,19 +125,6 @@ class _Batches(Dataset[Batch | FfrlError]):
                 "needs none"
             )
         return batch, frames
-
-
-class _From:
-    """Iterations from a first one on."""
-
-    def __init__(self, first: int) -> None:
-        self.first = first
-
-    def __iter__(self) -> Iterator[int]:
-        return itertools.count(self.first)
-
-    def __len__(self) -> int:
-        raise TypeError("there is no last one")
 
 
 def _live_and_die_with_the_trainer(worker: int) -> None:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ffrl.data.draws import uniform_integers
 from ffrl.data.factors import FactorImages
-from ffrl.data.sequences import Sequences, check_frames, check_index, plan_batch
+from ffrl.data.sequences import BatchPlan, Sequences, check_index
 from ffrl.data.splits import FactorSplit, Part
 from ffrl.errors import ArgumentError
 from ffrl.records import ChosenFrames, SequenceBatch
@@ -78,32 +78,13 @@ class FactorSequences(Sequences[FactorSteps]):
         starts = [int(self._starts[kind][index]) for kind, index in zip(kinds, indices.tolist(), strict=True)]
         return self._sequences(starts, kinds)
 
-    def training_batch(
-        self,
-        seed: int,
-        iteration: int,
-        batch_size: int,
-        mixed: bool,
-        *,
-        frames: ChosenFrames | None = None,
-        rank: int = 0,
-        num_ranks: int = 1,
-    ) -> SequenceBatch:
-        """The training batch of an iteration, as ``TransformedImages.training_batch``: a function of the arguments.
-
-        Draw 0 of the stream of (seed, iteration) belongs to k, draw 1 + row to the sequence of each row, uniform over
-        all sequences of its k.
-        """
-        plan = plan_batch(
-            seed, iteration, batch_size, self.num_transformations, mixed=mixed, rank=rank, num_ranks=num_ranks
-        )
+    def _planned(self, plan: BatchPlan, frames: ChosenFrames | None, rank: int, num_ranks: int) -> SequenceBatch:
+        """Draw 1 + row of the stream belongs to the sequence of each row, uniform over all sequences of its k."""
         kinds = list(itertools.chain.from_iterable([k] * size for k, size in enumerate(plan.sizes)))
         starts: list[int] = []
         for k, size in enumerate(plan.sizes):
             draws = uniform_integers(plan.key, 1 + len(starts), size, len(self._starts[k]))
             starts += self._starts[k][torch.tensor(draws, dtype=torch.int64)].tolist()
-        if frames is not None:
-            check_frames(frames, batch_size, self.num_steps)
         return self._sequences(starts[rank::num_ranks], kinds[rank::num_ranks], frames)
 
     def num_composed(self, ks: Sequence[int]) -> int:

@@ -33,22 +33,17 @@ def at(origin: Vector, direction: Vector, distance: Tensor) -> Vector:
 
 def box(origin: Vector, direction: Vector, half: tuple[float, float, float]) -> Hit:
     """The box with half sides ``half``; for rays that start outside, as in all functions here."""
-    slabs = [_slab(o, d, h) for o, d, h in zip(origin, direction, half, strict=True)]
-    (near_x, far_x), (near_y, far_y), (near_z, far_z) = slabs
-    near = torch.maximum(torch.maximum(near_x, near_y), near_z)
-    far = torch.minimum(torch.minimum(far_x, far_y), far_z)
+    sides, near, far = _through_box(origin, direction, half)
     distance = torch.where((near < far) & (near > 0), near, math.inf)
-    x, y, z = (-torch.sign(d) * (n == near) for d, (n, _) in zip(direction, slabs, strict=True))
+    x, y, z = (-torch.sign(d) * (side == near) for d, side in zip(direction, sides, strict=True))
     return Hit(distance, (x, y, z))
 
 
 def cylinder(origin: Vector, direction: Vector, radius: float, half_height: float) -> Hit:
     """The upright cylinder of a radius, from -half_height to half_height."""
-    side_near, side_far = _tube(origin, direction, radius)
-    cap_near, cap_far = _slab(origin[1], direction[1], half_height)
-    near, far = torch.maximum(side_near, cap_near), torch.minimum(side_far, cap_far)
+    (side, cap), near, far = _through_cylinder(origin, direction, radius, half_height)
     distance = torch.where((near < far) & (near > 0), near, math.inf)
-    on_side = (side_near >= cap_near).to(near.dtype)
+    on_side = (side >= cap).to(near.dtype)
     x, _, z = at(origin, direction, near)
     beside = on_side * (1 / radius)
     return Hit(distance, (x * beside, (on_side - 1) * torch.sign(direction[1]), z * beside))
@@ -80,17 +75,12 @@ def capsule(origin: Vector, direction: Vector, radius: float, half_height: float
 
 def box_blocks(origin: Vector, direction: Vector, half: tuple[float, float, float]) -> Tensor:
     """Whether the segment from origin to origin + direction, of any length, passes through the box; so below."""
-    slabs = [_slab(o, d, h) for o, d, h in zip(origin, direction, half, strict=True)]
-    (near_x, far_x), (near_y, far_y), (near_z, far_z) = slabs
-    near = torch.maximum(torch.maximum(near_x, near_y), near_z)
-    far = torch.minimum(torch.minimum(far_x, far_y), far_z)
+    _, near, far = _through_box(origin, direction, half)
     return near.clamp(min=0) < far.clamp(max=1)
 
 
 def cylinder_blocks(origin: Vector, direction: Vector, radius: float, half_height: float) -> Tensor:
-    side_near, side_far = _tube(origin, direction, radius)
-    cap_near, cap_far = _slab(origin[1], direction[1], half_height)
-    near, far = torch.maximum(side_near, cap_near), torch.minimum(side_far, cap_far)
+    _, near, far = _through_cylinder(origin, direction, radius, half_height)
     return near.clamp(min=0) < far.clamp(max=1)
 
 
@@ -98,6 +88,24 @@ def sphere_blocks(origin: Vector, direction: Vector, radius: float) -> Tensor:
     nearest = (-dot(origin, direction) / dot(direction, direction)).clamp(0, 1)
     point = at(origin, direction, nearest)
     return dot(point, point) < radius * radius
+
+
+def _through_box(origin: Vector, direction: Vector, half: tuple[float, float, float]) -> tuple[Vector, Tensor, Tensor]:
+    """Distances to the sides of each axis that come first, and where a ray is in all three pairs, first and last."""
+    slabs = [_slab(o, d, h) for o, d, h in zip(origin, direction, half, strict=True)]
+    (near_x, far_x), (near_y, far_y), (near_z, far_z) = slabs
+    near = torch.maximum(torch.maximum(near_x, near_y), near_z)
+    far = torch.minimum(torch.minimum(far_x, far_y), far_z)
+    return (near_x, near_y, near_z), near, far
+
+
+def _through_cylinder(
+    origin: Vector, direction: Vector, radius: float, half_height: float
+) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
+    """Distances to the side and to the end that come first, and where a ray is within both, first and last."""
+    side_near, side_far = _tube(origin, direction, radius)
+    cap_near, cap_far = _slab(origin[1], direction[1], half_height)
+    return (side_near, cap_near), torch.maximum(side_near, cap_near), torch.minimum(side_far, cap_far)
 
 
 def _slab(origin: Tensor, direction: Tensor, half: float) -> tuple[Tensor, Tensor]:

@@ -34,7 +34,19 @@ from ffrl.data.rooms_scene import (
     see_stand,
     stand_blocks,
 )
-from ffrl.data.rooms_stage import PIXELS, SAMPLES, SIZE, VALUES, Backdrop, Stage, changes, project, split, stage
+from ffrl.data.rooms_stage import (
+    PIXELS,
+    SAMPLES,
+    SIZE,
+    VALUES,
+    Backdrop,
+    Stage,
+    camera_numbers,
+    changes,
+    project,
+    split,
+    stage,
+)
 
 __all__ = ["FACTOR_SIZES", "SHAPES", "SIZE", "draw"]
 
@@ -85,7 +97,7 @@ def draw(factors: Tensor) -> Tensor:
 
 def _cameras(factors: Tensor) -> Tensor:
     x, y, z = (factors[:, _COLUMN[f"camera_{axis}-pos"]] for axis in "xyz")
-    return x * 36 + y * 6 + z
+    return camera_numbers(x, y, z)
 
 
 class _Room(NamedTuple):
@@ -175,13 +187,22 @@ def _light_up(view: _View, lit: Tensor, wall: Tensor, light: Tensor, looked_up: 
     """
     _, room, seen, from_light, square = view
     inverse = square.rsqrt()
-    facing = dot(seen.normal, from_light).clamp_(max=0)
-    direct = facing * inverse * lit * (room.intensity * -1.9)[:, None] / (square * 0.32 + 0.75)
+    direct = _direct(dot(seen.normal, from_light), square, inverse, lit, room.intensity[:, None])
     brightness = _base(room.intensity)[:, None] * seen.ambient + direct
     gloss = _cabinet_gloss(view, inverse, lit, looked_up)
     for channel, reflected, paint in zip(light, seen.reflected, wall.unbind(1), strict=True):
         torch.mul(seen.wall * paint[:, None] + reflected, brightness, out=channel)
         looked_up.nook(channel).add_(gloss)
+
+
+def _direct(against: Tensor, square: Tensor, inverse: Tensor, lit: Tensor, intensity: Tensor) -> Tensor:
+    """The light that comes from the lamp itself.
+
+    Args:
+        against: the normal times the way from the lamp, of the length whose square and inverse follow.
+        lit: the share that sees the lamp.
+    """
+    return against.clamp(max=0) * inverse * lit * (intensity * -1.9) / (square * 0.32 + 0.75)
 
 
 def _base(intensity: Tensor) -> Tensor:
@@ -307,8 +328,7 @@ def _layer(room: _Room, pixels: Tensor, looked_up: Stage, *, of_stand: bool) -> 
     if of_stand:  # the object is lit wherever it faces the light
         end = at(from_light, hit.normal, torch.full_like(square, 1e-3))
         lit = lit * ~(_blocked_by_object(own, end) | _blocked_by_stand(own, end))
-    facing = dot(hit.normal, from_light).clamp(max=0) * inverse
-    direct = facing * lit * (own.intensity * -1.9) / (0.75 + 0.32 * square)
+    direct = _direct(dot(hit.normal, from_light), square, inverse, lit, own.intensity)
     brightness = _base(own.intensity) * ambient_at(point, hit.normal[1]) * covered + direct
     gloss = _mirrored(ray, hit.normal, from_light, inverse) * lit * (own.intensity * 0.3)
     return _Layer(pixels, image, *(_mean_of_samples(values) for values in (covered, brightness, gloss)))

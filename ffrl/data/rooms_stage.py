@@ -118,7 +118,7 @@ class Stage:
         return x, y, z
 
     def prepare(self, cameras: Tensor) -> None:
-        """Compute what the cameras (N,) int64, 36 x + 6 y + z, see, where that was not done before."""
+        """Compute what the cameras (N,), by ``camera_numbers``, see, where that was not done before."""
         if len(self._ready) == CAMERAS:
             return
         wanted = cameras.unique().tolist() if self.device.type == "cpu" else range(CAMERAS)
@@ -148,17 +148,18 @@ class Stage:
 
     def _see(self, cameras: Tensor) -> list[Tensor]:
         """What cameras (N,) see, in the order of a ``Backdrop``, float32 in units of one."""
-        numbers = (cameras // 36, cameras // 6 % 6, cameras % 6)
+        places = zip("xyz", _camera_places(cameras), strict=True)
         place = torch.stack(
-            [self.values[f"camera_{axis}-pos"].index_select(0, part) for axis, part in zip("xyz", numbers, strict=True)]
+            [self.values[f"camera_{axis}-pos"].index_select(0, part) for axis, part in places]
         )  # (3, N)
         x, y, z = place[:, :, None]
         means, kind = self._parts((x, y, z), self.middle)
         edges = changes(kind.view(-1, SIZE, SIZE))
         total = [torch.zeros_like(edges, dtype=torch.float32) for _ in means]
-        x, y, z = place.index_select(1, edges // PIXELS)
+        camera, pixel = split(edges)
+        x, y, z = place.index_select(1, camera)
         for sample in range(len(_FIXED_SAMPLES)):
-            right, up, ahead = (part[sample].index_select(0, edges % PIXELS) for part in self._fixed_samples)
+            right, up, ahead = (part[sample].index_select(0, pixel) for part in self._fixed_samples)
             for sums, part in zip(total, self._parts((x, y, z), (right, up, ahead))[0], strict=True):
                 sums.add_(part)
         for mean, sums in zip(means, total, strict=True):
@@ -203,6 +204,15 @@ class Stage:
 def stage(device: str) -> Stage:
     with torch.inference_mode(False), torch.no_grad():
         return Stage(device)
+
+
+def camera_numbers(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    """The number, 0 to 215, of the camera at each place of the factors' ranges, (N,) int64 each."""
+    return x * 36 + y * 6 + z
+
+
+def _camera_places(numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return numbers // 36, numbers // 6 % 6, numbers % 6
 
 
 def project(camera: Vector, x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,7 @@ class BatchPlan(NamedTuple):
 def plan_batch(
     seed: int, iteration: int, batch_size: int, kinds: int, *, mixed: bool, rank: int, num_ranks: int
 ) -> BatchPlan:
-    """The transformations of a batch, see ``TransformedImages.training_batch``; rows of equal k are consecutive.
+    """The transformations of a batch, see ``Sequences.training_batch``; rows of equal k are consecutive.
 
     Raises:
         ArgumentError: an argument is outside what is stated there.
@@ -74,7 +74,7 @@ def choose_frames(
     after those that its image and k take; its frames are those of the smallest.
 
     Args:
-        seed, iteration, batch_size, rank, num_ranks: as of ``TransformedImages.training_batch``.
+        seed, iteration, batch_size, rank, num_ranks: as of ``Sequences.training_batch``.
         num_steps: T.
         count: in 1..T+1.
 
@@ -93,14 +93,17 @@ def choose_frames(
 def check_frames(frames: ChosenFrames, batch_size: int, num_steps: int) -> None:
     """Raise ArgumentError unless frames are times (B, M) int64 of 0..T, for sequences of T steps."""
     times = frames.times
-    require_equal = (("frames.num_steps", frames.num_steps, num_steps), ("frames.times.ndim", times.ndim, 2))
-    for name, given, wanted in (*require_equal, ("len(frames.times)", len(times), batch_size)):
+    for name, given, wanted in (
+        ("frames.num_steps", frames.num_steps, num_steps),
+        ("frames.times.ndim", times.ndim, 2),
+        ("len(frames.times)", len(times), batch_size),
+    ):
         if given != wanted:
             raise ArgumentError(name, given, str(wanted))
     check_index("frames.times.flatten()", times.flatten(), num_steps + 1)
-    if not bool((times.diff(dim=1) > 0).all()):
-        row = times[(times.diff(dim=1) <= 0).any(1)][0].tolist()
-        raise ArgumentError("frames.times", row, "rows of different times, in order")
+    disordered = (times.diff(dim=1) <= 0).any(1)
+    if bool(disordered.any()):
+        raise ArgumentError("frames.times", times[disordered][0].tolist(), "rows of different times, in order")
 
 
 class Steps(Protocol):
@@ -147,6 +150,49 @@ class Sequences(Generic[StepsT]):
         check_index("k", k, self.num_transformations)
         if k.shape != indices.shape:
             raise ArgumentError("k", tuple(k.shape), f"the shape {tuple(indices.shape)} of indices")
+
+    def training_batch(
+        self,
+        seed: int,
+        iteration: int,
+        batch_size: int,
+        mixed: bool,
+        *,
+        frames: ChosenFrames | None = None,
+        rank: int = 0,
+        num_ranks: int = 1,
+    ) -> SequenceBatch:
+        """The training batch of an iteration: a pure function of the arguments, see ``ffrl.data.draws``.
+
+        Rows are drawn independently and uniformly: of still images, or of a grid's sequences of the row's k. Draw 0
+        of the stream of (seed, iteration) belongs to k, draws 1..B to the rows.
+
+        Args:
+            seed: in [0, 2^64).
+            iteration: in [0, 2^64).
+            batch_size: B >= 1.
+            mixed: True: rows of equal k form K consecutive blocks whose sizes differ by at most one; the larger
+                blocks move on by one each iteration. False: one k, drawn uniformly, for the whole batch.
+            frames: those of ``choose_frames`` with the same arguments, which then follow x_0; None: whole sequences.
+            rank, num_ranks: of a process among several: its rows are rank, rank + num_ranks, ... of a joint batch of
+                num_ranks · B sequences.
+
+        Returns:
+            x (B, T+1, C, I, I) float32 in [0, 1] and k (B,) int64, on the device of the data set.
+
+        Raises:
+            ArgumentError: an argument is outside what is stated above.
+        """
+        plan = plan_batch(
+            seed, iteration, batch_size, self.num_transformations, mixed=mixed, rank=rank, num_ranks=num_ranks
+        )
+        if frames is not None:
+            check_frames(frames, batch_size, self.num_steps)
+        return self._planned(plan, frames, rank, num_ranks)
+
+    def _planned(self, plan: BatchPlan, frames: ChosenFrames | None, rank: int, num_ranks: int) -> SequenceBatch:
+        """The rows of a rank of the batch that was planned, with frames that fit it."""
+        raise NotImplementedError
 
     def on_device(self, value: Tensor) -> Tensor:
         """Copied without waiting for the device."""
@@ -229,48 +275,14 @@ class TransformedImages(Sequences[SequenceConfig]):
         place = torch.argsort(order)
         return SequenceBatch(x=grouped.x[place], k=grouped.k[place])
 
-    def training_batch(
-        self,
-        seed: int,
-        iteration: int,
-        batch_size: int,
-        mixed: bool,
-        *,
-        frames: ChosenFrames | None = None,
-        rank: int = 0,
-        num_ranks: int = 1,
-    ) -> SequenceBatch:
-        """The training batch of an iteration: a pure function of the arguments, see ``ffrl.data.draws``.
-
-        Images are drawn independently and uniformly. Draw 0 of the stream of (seed, iteration) belongs to k, draws
-        1..B to the images, so that the images do not depend on ``mixed``.
-
-        Args:
-            seed: in [0, 2^64).
-            iteration: in [0, 2^64).
-            batch_size: B >= 1.
-            mixed: True: rows of equal k form K consecutive blocks whose sizes differ by at most one; the larger
-                blocks move on by one each iteration. False: one k, drawn uniformly, for the whole batch.
-            frames: those of ``choose_frames`` with the same arguments, which then follow x_0; None: whole sequences.
-            rank, num_ranks: of a process among several: its rows are rank, rank + num_ranks, ... of a joint batch of
-                num_ranks · B sequences.
-
-        Returns:
-            x (B, T+1, 3, I, I) float32 in [0, 1] and k (B,) int64, on the device of the data set.
-
-        Raises:
-            ArgumentError: an argument is outside what is stated above.
-        """
-        plan = plan_batch(
-            seed, iteration, batch_size, self.num_transformations, mixed=mixed, rank=rank, num_ranks=num_ranks
-        )
+    def _planned(self, plan: BatchPlan, frames: ChosenFrames | None, rank: int, num_ranks: int) -> SequenceBatch:
+        """Draws 1..B of the stream belong to the images, which so do not depend on ``mixed``."""
         indices = torch.tensor(uniform_integers(plan.key, 1, plan.joint_size, len(self))[rank::num_ranks])
         batch = self._blocks(self.on_device(indices), plan.rows_of_rank)
         if frames is None:
             return batch
-        check_frames(frames, batch_size, self.num_steps)
         kept = self.on_device(F.pad(frames.times, (1, 0)))  # (B, 1+M): x_0 first
-        rows = torch.arange(batch_size, device=self.device)[:, None]
+        rows = torch.arange(len(kept), device=self.device)[:, None]
         return SequenceBatch(batch.x[rows, kept], batch.k)
 
     def _blocks(self, indices: Tensor, sizes: list[int]) -> SequenceBatch:

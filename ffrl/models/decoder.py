@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ffrl.config import ModelConfig
-from ffrl.models.initialization import he_
+from ffrl.models.initialization import initialize_
 
 
 class FullKernelTranspose(nn.Module):
@@ -58,8 +58,7 @@ class Decoder(nn.Module):
         assert isinstance(output, nn.ConvTranspose2d | nn.Linear) and output.bias is not None
         nn.init.constant_(output.bias, math.log(config.initial_intensity / (1 - config.initial_intensity)))
         self.body = nn.Sequential(*layers)
-        if config.weight_init == "he":
-            he_(self.body)
+        initialize_(self.body, config.weight_init)
 
     def logits(self, z: Tensor) -> Tensor:
         """z (M, D) -> logits of the mean image (M, C, I, I)."""

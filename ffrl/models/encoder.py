@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ffrl.config import ModelConfig
-from ffrl.models.initialization import he_
+from ffrl.models.initialization import initialize_
 
 
 class Encoder(nn.Module):
@@ -33,8 +33,7 @@ class Encoder(nn.Module):
         self.body = nn.Sequential(*layers)
         self.mu = nn.Linear(inputs, config.latent_dim)
         self.log_var = nn.Linear(inputs, config.latent_dim)
-        if config.weight_init == "he":
-            he_(self.body)
+        initialize_(self.body, config.weight_init)
         if config.initial_log_var is not None:
             nn.init.constant_(self.log_var.bias, config.initial_log_var)
 

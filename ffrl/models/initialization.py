@@ -6,14 +6,19 @@ import itertools
 
 from torch import nn
 
+from ffrl.config import WeightInit
 
-def he_(layers: nn.Sequential) -> None:
-    """Draw the weights of every layer that a ReLU follows from N(0, 2 / fan-in), and set its biases to 0.
+
+def initialize_(layers: nn.Sequential, weight_init: WeightInit) -> None:
+    """Leave the weights as PyTorch has drawn them ("default"), or, for every layer that a ReLU follows, draw them from
+    N(0, 2 / fan-in) and set the biases to 0 ("he").
 
     He et al. 2015: what comes out is on average as large as what goes in, however many layers there are. Fan-in is the
     number of products that are added up in one output value; in a transposed convolution of kernel m and stride s
     these are, away from the border, those of the (m/s)² places of the kernel that meet an input.
     """
+    if weight_init == "default":
+        return
     for layer, following in itertools.pairwise(layers):
         if not isinstance(following, nn.ReLU):
             continue

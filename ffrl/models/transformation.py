@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ffrl.config import ModelConfig
-from ffrl.models.initialization import he_
+from ffrl.models.initialization import initialize_
 
 
 class TransformationEncoder(nn.Module):
@@ -28,8 +28,7 @@ class TransformationEncoder(nn.Module):
         width = config.encoder_widths[-1]
         self.body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * size * size, width), nn.ReLU())
         self.logits = nn.Linear(width, num_potentials)
-        if config.weight_init == "he":
-            he_(self.body)
+        initialize_(self.body, config.weight_init)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, T+1, C, I, I) in [0, 1] -> (B, K)."""
